@@ -1,0 +1,119 @@
+"""Files that are either whole or not there: written aside, flushed, renamed; zip files that vouch for every byte."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agd.errors import UserError
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed one keeps equal contents equal bytes
+_SEAL_LENGTH = 64  # hexadecimal sha256
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a path to write to; it takes the name `path` when the block ends, and vanishes when the block fails.
+
+    Raises UserError if the folder can't be made or written to.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        os.chmod(aside, 0o666 & ~_umask())
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        _flush_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Make a folder (and its parents) and prove that files can be written in it, or raise a UserError that names it."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: can't write here ({error.strerror}); choose a folder that you may write to") from None
+    return path
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_zip(path: str | os.PathLike, entries: Iterable[tuple[str, bytes]]) -> None:
+    """Write a sealed zip: entries stored as they are, in the order given, the same bytes for the same entries.
+
+    The archive's comment is the sha256 of everything before it, so that `open_zip` notices any change of any byte.
+    """
+    with writing(path) as aside:
+        with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in entries:
+                archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            archive.comment = b"0" * _SEAL_LENGTH
+        _seal(aside)
+
+
+def _seal(path: Path) -> None:
+    with open(path, "r+b") as file:
+        digest = _digest(file, path.stat().st_size - _SEAL_LENGTH)
+        file.write(digest)
+
+
+def _digest(file, length: int) -> bytes:
+    """sha256 of a file's first `length` bytes, as 64 hexadecimal digits; leaves the file at `length`."""
+    hasher = hashlib.sha256()
+    file.seek(0)
+    while file.tell() < length:
+        hasher.update(file.read(min(1 << 20, length - file.tell())))
+    return hasher.hexdigest().encode()
+
+
+def open_zip(path: str | os.PathLike) -> zipfile.ZipFile:
+    """Open a sealed zip for reading after checking every byte of it.
+
+    Raises UserError, naming the file, if it is missing, truncated or changed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; make it first, or check the path")
+    with open(path, "rb") as file:
+        size = path.stat().st_size
+        whole = size > _SEAL_LENGTH and _digest(file, size - _SEAL_LENGTH) == file.read(_SEAL_LENGTH)
+    if not whole:
+        raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
+    return zipfile.ZipFile(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def seal_of(path: str | os.PathLike) -> str:
+    """The sha256 that a sealed zip carries: the identity of its contents, without reading them."""
+    with open(path, "rb") as file:
+        file.seek(-_SEAL_LENGTH, os.SEEK_END)
+        return file.read().decode()

@@ -1,0 +1,53 @@
+"""Where a base model's files are: a folder, the hub's local cache, or the hub. Imports nothing heavy at the top."""
+
+import json
+from pathlib import Path
+
+from agd.errors import UserError
+
+INDEX = "model_index.json"
+
+
+def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
+    """The folder that holds a diffusers pipeline, downloading it from the hub if need be.
+
+    key: what the user set it with, named in errors. download=False only makes sure that it can be had: the hub is asked
+    for its (small) index at most. Raises UserError if the model can't be had.
+    """
+    folder = Path(name)
+    if folder.exists():
+        if not (folder / INDEX).is_file():
+            raise UserError(f"{key}: {name} holds no {INDEX}; give a folder that DiffusionPipeline.from_pretrained opens")
+        return folder
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        if not download:
+            return Path(hf_hub_download(name, INDEX)).parent
+        hf_hub_download(name, INDEX)
+        return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.onnx*", "*.ckpt"]))
+    except HFValidationError:
+        raise UserError(f"{key}: {name!r} is neither a folder here nor a hub id; check the path") from None
+    except Exception as error:  # the hub's client raises a dozen unrelated types for "not to be had"
+        raise UserError(
+            f"{key}: {name!r} is neither a folder here nor in the hub's local cache, and the hub did not give it "
+            f"({type(error).__name__}); give a local folder, or log in and connect"
+        ) from None
+
+
+def index(folder: Path, pipeline_class: str) -> dict:
+    """model_index.json, checked to name the pipeline that is wanted."""
+    try:
+        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        name = found["_class_name"]
+    except (ValueError, KeyError):
+        raise UserError(f"{folder / INDEX}: not a pipeline's index; fetch the model again") from None
+    if name != pipeline_class:
+        raise UserError(f"{folder}: holds a {name}, not a {pipeline_class}; give a model of this family")
+    return found
+
+
+def revision(folder: Path) -> str | None:
+    """The hub commit that a cached folder is a snapshot of, or None for a plain folder."""
+    return folder.name if folder.parent.name == "snapshots" else None

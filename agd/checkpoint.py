@@ -1,0 +1,53 @@
+"""Training's checkpoint: one safetensors file with the adapters, the optimiser and where training stood."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from agd.artifacts import writing
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where training stands: steps done, rows logged so far, losses since the last row."""
+
+    step: int = 0
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    recent: list[float] = dataclasses.field(default_factory=list)
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, identity: str) -> None:
+    """Write it, whole or not at all. identity: what training this belongs to (see `load`)."""
+    tensors = {f"adapters/{name}": value for name, value in adapters.state_dict().items()}
+    for name, parameter in adapters.named_parameters():
+        tensors |= {f"{moment}/{name}": optimizer.state[parameter][moment] for moment in _MOMENTS}
+    metadata = {"identity": identity, "progress": json.dumps(dataclasses.asdict(progress))}
+    with writing(path) as aside:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside, metadata)
+
+
+def load(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> Progress | None:
+    """Take up a checkpoint of the same training (same settings, data, base and version, in `identity`), or return None
+    if there is none, or one of another training, or a damaged one: then training begins anew, which costs only time."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            if metadata["identity"] != identity:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (FileNotFoundError, SafetensorError):
+        return None
+    adapters.load_state_dict({name.removeprefix("adapters/"): v for name, v in tensors.items() if name.startswith("adapters/")})
+    for name, parameter in adapters.named_parameters():
+        # The step count stays on the CPU, as AdamW keeps it.
+        moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
+        optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
+    return Progress(**json.loads(metadata["progress"]))

@@ -1,0 +1,154 @@
+"""A stage's settings <-> its command line. Options, types, ranges and help come from config/schema.yaml; defaults from
+config/default.yaml and the model's file, so that both are written once."""
+
+import argparse
+import importlib
+import shlex
+import sys
+from collections.abc import Callable
+
+from agd import config
+from agd.errors import UserError
+
+_SEED = ("--seed", dict(type=int, default=0, help="seed of the study (default: 0)"))
+_FIRST = ("--first", dict(type=int, default=0, help="index of the first one to make (default: 0)"))
+_COUNT = ("--count", dict(type=int, help="how many to make, in one file (default: all, in files of --chunk-size)"))
+_BASE = ("--base-model", dict(help="folder that diffusers opens, or hub id"))
+
+# What a stage reads and writes; files are named on the command line, never in the configuration of a stage.
+FILES = {
+    "prepare_digits": [("--output", dict(required=True, metavar="ZIP", help="zip of PNG images to write"))],
+    "train_classifier": [("--output", dict(required=True, metavar="SAFETENSORS", help="file to write; its accuracy goes beside it, .json"))],
+    "train_base": [("--output-dir", dict(required=True, metavar="BASE", help="folder to write, which diffusers opens"))],
+    "prepare_reference": [
+        ("--reference", dict(required=True, help="folder or .zip of images, or .npz of statistics")),
+        ("--output", dict(required=True, metavar="NPZ", help="file to write")),
+    ],
+    "sample_trajectories": [
+        ("--output-dir", dict(required=True, metavar="T", help="folder for the shards, {first}.zarr.zip")),
+        _BASE,
+        _SEED,
+        _FIRST,
+        _COUNT,
+    ],
+    "train": [
+        ("--dir", dict(required=True, metavar="R", help="folder for the adapter")),
+        ("--data-path", dict(required=True, nargs="+", metavar="T", help="folder of shards, or shards")),
+        ("--base-model", dict(help="folder or hub id (default: the one that the trajectories were sampled from)")),
+        _SEED,
+    ],
+    "sample": [
+        ("--dir", dict(metavar="R", help="folder of a trained adapter (for --guidance adapter)")),
+        ("--guidance", dict(choices=["adapter", "cfg", "none"], default="adapter", help="how to guide (default: adapter)")),
+        ("--output-dir", dict(metavar="S", help="folder for the images (default: R/samples)")),
+        ("--base-model", dict(help="folder or hub id (default: the one that the adapter was trained on)")),
+        _SEED,
+        _FIRST,
+        _COUNT,
+    ],
+    "calculate_metrics": [
+        ("--dir", dict(metavar="R", help="folder of an adapter whose samples are in R/samples")),
+        ("--samples", dict(nargs="+", metavar="ZIP", help="sample files (default: all in R/samples)")),
+        ("--ref", dict(required=True, help="reference: folder or .zip of images, or .npz of statistics or features")),
+        ("--output", dict(metavar="JSON", help="file to write (default: R/metrics.json)")),
+    ],
+}  # fmt: skip
+
+
+def door(stage: str, family: str | None = None, model: str | None = None) -> Callable[[list[str] | None], None]:
+    """The `main` of a stage's module: reads the command line, then imports and runs the stage.
+
+    family: the package whose `FAMILY` the stage works on. model: whose settings are the defaults; `--model` overrides.
+    Exit status 2 and one line on a user's mistake; nothing heavy is imported before the command line is known to be good.
+    """
+
+    def main(argv: list[str] | None = None) -> None:
+        name = ".".join(filter(None, ["agd", family, stage]))
+        try:
+            files, settings = parse(stage, name, model, sys.argv[1:] if argv is None else argv)
+            module = importlib.import_module(f"agd.{stage}" if stage not in _DIGITS else f"agd.digits.{stage}")
+            knows = [importlib.import_module(f"agd.{family}.family").FAMILY] if family else []
+            module.run(files, module.Settings(**settings), *knows)
+        except UserError as error:
+            print(f"{name}: error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            print(f"{name}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+            sys.exit(2)
+
+    return main
+
+
+_DIGITS = ("prepare_digits", "train_classifier", "train_base")
+
+
+def parse(stage: str, program: str, model: str | None, argv: list[str]) -> tuple[argparse.Namespace, dict]:
+    """Command line -> (files, settings), checked. Raises UserError; --help and misspelt options exit as argparse does."""
+    shipped = config.shipped()
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--model", default=model)
+    model = first.parse_known_args(argv)[0].model
+    if model is not None and model not in shipped["models"]:
+        raise UserError(f"--model: {model!r} is unknown; choose one of {', '.join(shipped['models'])}")
+    defaults = config.settings(shipped, model, stage) if model else shipped["defaults"].get(stage, {})
+    parser = _parser(stage, program, model, defaults)
+    arguments = parser.parse_args(argv)
+    settings = {name: getattr(arguments, name) for name in config.properties(stage)}
+    config.check_settings(stage, settings)
+    files = argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k not in settings})
+    for name in ("seed", "first"):
+        if getattr(files, name, 0) < 0:
+            raise UserError(f"--{name}: {getattr(files, name)} must be 0 or more")
+    if (getattr(files, "count", None) or 1) < 1 or getattr(files, "count", None) == 0:
+        raise UserError(f"--count: {files.count} must be 1 or more")
+    if "base_model" in files and files.base_model is None and stage == "sample_trajectories" and model:
+        files.base_model = shipped["models"][model]["base_model"]
+    return files, settings
+
+
+def _parser(stage: str, program: str, model: str | None, defaults: dict) -> argparse.ArgumentParser:
+    description = config.schema()["$defs"].get(stage, {}).get("description")
+    parser = argparse.ArgumentParser(f"python -m {program}", description=description, allow_abbrev=False)
+    files = parser.add_argument_group("files")
+    for flag, options in FILES[stage]:
+        files.add_argument(flag, **options)
+    group = parser.add_argument_group("settings")
+    if model:
+        group.add_argument("--model", default=model, help=f"whose settings are the defaults (default: {model})")
+    for name, spec in config.properties(stage).items():
+        default = defaults.get(name)
+        options = {"default": default, "help": f"{spec['description']} (default: {default})".replace("%", "%%")}
+        if spec.get("type") == "boolean":
+            options["action"] = argparse.BooleanOptionalAction
+            options["help"] = spec["description"]
+        else:
+            options["type"] = {"integer": int, "number": _number}.get(spec.get("type"), str)
+            options["metavar"] = name.upper() if "enum" not in spec else "{" + ",".join(spec["enum"]) + "}"
+            options["required"] = default is None
+        group.add_argument(_flag(name), **options)
+    return parser
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(text)
+    return int(value) if value.is_integer() else value
+
+
+_number.__name__ = "number"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def flags(settings: dict) -> str:
+    """Settings -> the options that give them, sorted by name: equal settings, equal text."""
+    words = []
+    for name, value in sorted(settings.items()):
+        if isinstance(value, bool):
+            words.append(_flag(name) if value else "--no-" + name.replace("_", "-"))
+        else:
+            words += [_flag(name), shlex.quote(str(value))]
+    return " ".join(words)

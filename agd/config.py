@@ -1,0 +1,129 @@
+"""The configuration: read, merged, checked. Imports nothing heavy, for Snakemake reads it at every start."""
+
+import functools
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from agd.errors import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "config"
+
+
+@functools.cache
+def schema() -> dict:
+    """config/schema.yaml, with references of properties resolved."""
+    return yaml.safe_load((CONFIG_FOLDER / "schema.yaml").read_text(encoding="utf-8"))
+
+
+# Stages that also read another stage's settings: samples and reference go through the same feature extractor.
+_ALSO_READS = {"calculate_metrics": "prepare_reference"}
+
+
+def properties(stage: str) -> dict[str, dict]:
+    """Setting -> its schema, for every setting that a stage reads (none for a stage without a section)."""
+    definitions = schema()["$defs"]
+    own = definitions.get(stage, {"properties": {}})["properties"]
+    resolved = {k: definitions[v["$ref"].rsplit("/", 1)[1]] if "$ref" in v else v for k, v in own.items()}
+    return (properties(_ALSO_READS[stage]) if stage in _ALSO_READS else {}) | resolved
+
+
+def what(stage: str, settings: dict) -> dict:
+    """The settings that a stage's result depends on."""
+    return {k: v for k, v in settings.items() if not {"how", "plan"} & set(properties(stage)[k])}
+
+
+def how(stage: str, settings: dict) -> dict:
+    """The settings that say only how the work is done: no result depends on them."""
+    return {k: v for k, v in settings.items() if properties(stage)[k].get("how")}
+
+
+def shipped() -> dict:
+    """The configuration as shipped: config/default.yaml and every file of config/models/."""
+    config = yaml.safe_load((CONFIG_FOLDER / "default.yaml").read_text(encoding="utf-8"))
+    config["models"] = {}
+    for file in sorted((CONFIG_FOLDER / "models").glob("*.yaml")):
+        config["models"] |= yaml.safe_load(file.read_text(encoding="utf-8"))["models"]
+    return config
+
+
+def check(config: dict) -> None:
+    """Raise a UserError, one line that names the key, the value and what is allowed, unless the configuration is right."""
+    _check_against(schema(), config, "")
+    for model in config["models"]:
+        for stage in config["models"][model]:
+            if stage in schema()["$defs"]:
+                check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}")
+        for adapter in config["models"][model]["adapters"]:
+            check_settings("train", settings(config, model, "train", adapter), f"models.{model}.adapters.{adapter}")
+
+
+def settings(config: dict, model: str, stage: str, adapter: str | None = None) -> dict:
+    """One stage's settings for one model: defaults, then the model's, then (for `train`) the adapter's."""
+    section = config["models"][model]
+    borrowed = settings(config, model, _ALSO_READS[stage]) if stage in _ALSO_READS else {}
+    merged = borrowed | config["defaults"].get(stage, {}) | section.get(stage, {})
+    return merged | (section["adapters"][adapter] if adapter else {})
+
+
+def check_settings(stage: str, values: dict, where: str = "") -> None:
+    """Check one stage's complete settings, alone and against each other. `where` is put before the key in errors."""
+    _check_against({"type": "object", "additionalProperties": False, "properties": properties(stage)}, values, where)
+    for name in properties(stage):
+        if name not in values:
+            raise UserError(f"{_key(where, name)}: missing; give a value ({_allowed(properties(stage)[name])})")
+    low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
+    if stage == "sample_trajectories" and low > high:
+        raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
+    if "class_labels" in values:
+        class_labels(values["class_labels"], _key(where, "class_labels"))
+
+
+def class_labels(text: str, where: str = "class_labels") -> list[int]:
+    """'0-2,7' -> [0, 1, 2, 7]."""
+    labels = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if last and int(first) > int(last):
+            raise UserError(f"{where}: {part!r} is reversed; write it as {last}-{first}")
+        labels += range(int(first), int(last or first) + 1)
+    return labels
+
+
+def _check_against(rules: dict, value, where: str) -> None:
+    validator = jsonschema.Draft202012Validator(rules)
+    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    if error is None:
+        return
+    key = ".".join(str(part) for part in ([where] if where else []) + list(error.absolute_path))
+    if error.validator in ("additionalProperties", "required"):
+        known = error.schema["properties"] if "properties" in error.schema else {}
+        if error.validator == "required":
+            missing = [name for name in error.validator_value if name not in error.instance]
+            raise UserError(f"{_key(key, missing[0])}: missing; add it to the configuration")
+        unknown = [str(name) for name in error.instance if name not in known]
+        raise UserError(f"{_key(key, unknown[0])}: unknown key; allowed are {', '.join(sorted(known))}")
+    raise UserError(f"{key or 'configuration'}: {error.instance!r} is not allowed; {_allowed(error.schema)}")
+
+
+def _allowed(spec: dict) -> str:
+    """What a setting may be, in words."""
+    words = []
+    kind = spec.get("type")
+    if kind:
+        words.append("must be " + " or ".join(kind if isinstance(kind, list) else [kind]))
+    bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    words += [f"{text} {spec[bound]}" for bound, text in bounds.items() if bound in spec]
+    if "enum" in spec:
+        words.append("must be one of " + ", ".join(map(str, spec["enum"])))
+    if "pattern" in spec:
+        words.append(f"matching {spec['pattern']}")
+    words += [f"a multiple of {spec['multipleOf']}"] if "multipleOf" in spec else []
+    words += [f"{text} {spec[k]} entries" for k, text in (("minItems", "at least"), ("minProperties", "at least")) if k in spec]
+    words += ["without repeats"] if spec.get("uniqueItems") else []
+    return ", ".join(words) or spec.get("description", "see config/schema.yaml")
+
+
+def _key(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name

@@ -1,0 +1,159 @@
+"""Stage `train_base`: a small class-conditional DiT on handwritten digits, in a folder that diffusers opens.
+
+`python -m agd.digits.train_base --output-dir BASE`, then `DiTPipeline.from_pretrained("BASE")`.
+
+An autoencoder first (as for every latent diffusion model), then the denoiser on its latents. The class is dropped once
+per sample, outside the model: diffusers' blocks each own a label embedder, and in training mode each would drop its own.
+"""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from agd import devices
+from agd.artifacts import make_folder
+from agd.cli import door
+from agd.digits.data import digits
+from agd.progress import progress
+from agd.provenance import json_bytes, provenance
+
+STAGE = "train_base"
+CLASSES = 10
+_KL_WEIGHT = 1e-3
+_VAE_LEARNING_RATE = 3e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config/schema.yaml says what each of these is."""
+
+    vae_steps: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    label_dropout: float
+    average_decay: float
+    seed: int
+    device: str
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """8 x 8 grey images <-> latents (1, 8, 8)."""
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=1,
+        block_out_channels=(16,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        norm_num_groups=4,
+        sample_size=8,
+        mid_block_add_attention=False,
+    )
+
+
+def new_denoiser() -> DiTTransformer2DModel:
+    """Four layers of width 96 on patches of 2 x 2: 16 tokens."""
+    return DiTTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=24,
+        in_channels=1,
+        out_channels=1,
+        num_layers=4,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=CLASSES,
+        norm_num_groups=1,
+    )
+
+
+def fit(parameters, steps: int, peak: float, what: str, loss_of_step) -> None:
+    """Minimise with AdamW on a one-cycle schedule; `loss_of_step(step)` gives the loss and is told nothing else."""
+    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps)
+    with progress(range(steps), f"{STAGE} ({what})") as bar:
+        for step in bar:
+            loss = loss_of_step(step)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+
+
+def train_autoencoder(x: torch.Tensor, settings: Settings) -> AutoencoderKL:
+    """Fit the autoencoder to images (n, 1, 8, 8) in [-1, 1], and note the latents' scale in its configuration."""
+    vae = new_autoencoder().to(x.device)
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        batch = x[torch.randint(len(x), (settings.batch_size,))]
+        posterior = vae.encode(batch).latent_dist
+        decoded = vae.decode(posterior.sample()).sample
+        return nn.functional.mse_loss(decoded, batch) + _KL_WEIGHT * posterior.kl().mean() / batch[0].numel()
+
+    fit(vae.parameters(), settings.vae_steps, _VAE_LEARNING_RATE, "autoencoder", loss_of_step)
+    with torch.no_grad():
+        vae.register_to_config(scaling_factor=1 / vae.encode(x).latent_dist.mode().std().item())
+    return vae.eval()
+
+
+def train_denoiser(z: torch.Tensor, labels: torch.Tensor, scheduler: DDIMScheduler, settings: Settings) -> DiTTransformer2DModel:
+    """Fit the denoiser to scaled latents z (n, 1, 8, 8): predict the noise; returns the average of its weights."""
+    model = new_denoiser().to(z.device).eval()  # eval: no label dropout inside the blocks
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        if step:
+            average.update_parameters(model)
+        chosen = torch.randint(len(z), (settings.batch_size,))
+        t = torch.randint(scheduler.config.num_train_timesteps, (settings.batch_size,), device=z.device)
+        dropped = torch.rand(settings.batch_size, device=z.device) < settings.label_dropout
+        noise = torch.randn_like(z[chosen])
+        predicted = model(
+            scheduler.add_noise(z[chosen], noise, t), timestep=t, class_labels=labels[chosen].masked_fill(dropped, CLASSES)
+        ).sample
+        return nn.functional.mse_loss(predicted, noise)
+
+    fit(model.parameters(), settings.steps, settings.learning_rate, "denoiser", loss_of_step)
+    average.update_parameters(model)
+    return average.module.eval()
+
+
+def run(files, settings: Settings) -> None:
+    """Write the pipeline into `--output-dir`, and `provenance.json` beside its index."""
+    folder = make_folder(files.output_dir)
+    device = devices.device(settings.device)
+    torch.manual_seed(settings.seed)
+    images, labels = (a.to(device) for a in digits())
+    x = images * 2 - 1
+    vae = train_autoencoder(x, settings)
+    with torch.no_grad():
+        z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
+    scheduler = DDIMScheduler(clip_sample=False)
+    denoiser = train_denoiser(z, labels, scheduler, settings)
+    chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}
+    made = provenance(STAGE, chosen, devices.describe(device))
+    publish(DiTPipeline(denoiser.cpu(), vae.cpu(), scheduler), folder, made)
+
+
+def publish(pipe: DiTPipeline, folder: Path, made: dict) -> None:
+    """Save aside, then move each file to its final name, the index last: without it the folder opens as no pipeline."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+        pipe.save_pretrained(aside)
+        (Path(aside) / "provenance.json").write_bytes(json_bytes({"provenance": made}))
+        names = [file.relative_to(aside) for file in Path(aside).rglob("*") if file.is_file()]
+        for name in sorted(names, key=lambda name: (name.name == "model_index.json", name)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(aside) / name, folder / name)
+
+
+main = door(STAGE, model="digits-dit")
+
+if __name__ == "__main__":
+    main()

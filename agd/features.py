@@ -1,0 +1,212 @@
+"""Feature extractors: images in, vectors out. And a reference's statistics, computed once."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from agd import metrics
+from agd.artifacts import sha256, writing
+from agd.errors import UserError
+from agd.images import iterate_images, list_images
+from agd.progress import progress
+
+INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+DIGIT_FEATURES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """prepare: one picture -> input tensor (C, H, W). model: (B, C, H, W) -> features (B, D)."""
+
+    name: str
+    weights_sha256: str
+    prepare: Callable[[Image.Image], torch.Tensor]
+    model: nn.Module
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, images: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
+        """Features (up to batch_size, D) float32, batch by batch."""
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            x = torch.stack([self.prepare(image) for image in batch]).to(self.device)
+            yield self.model(x).float().cpu().numpy()
+
+
+class DigitsClassifier(nn.Module):
+    """A small convolutional network for 8 x 8 digits; its 64 activations before the last layer compare images."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(256, DIGIT_FEATURES), nn.ReLU(),
+        )  # fmt: skip
+        self.classes = nn.Linear(DIGIT_FEATURES, 10)
+
+    def forward(self, x_B1HW: torch.Tensor) -> torch.Tensor:
+        """Images (B, 1, 8, 8) in [0, 1] -> features (B, 64)."""
+        return self.features(x_B1HW)
+
+
+def digit_tensor(image: Image.Image) -> torch.Tensor:
+    """A picture of a digit -> (1, 8, 8) in [0, 1]."""
+    small = image.convert("L")
+    small = small if small.size == (8, 8) else small.resize((8, 8), Image.Resampling.BOX)
+    return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)[None]
+
+
+def _digits(weights: str, device: torch.device) -> Extractor:
+    from safetensors.torch import load_file
+
+    model = DigitsClassifier()
+    try:
+        model.load_state_dict(load_file(_existing(weights)))
+    except RuntimeError:
+        raise UserError(f"features_weights: {weights} doesn't hold the digits classifier; train it again") from None
+    return Extractor("digits-classifier", sha256(weights), digit_tensor, model.eval().to(device), device)
+
+
+def _inception(weights: str, device: torch.device) -> Extractor:
+    """clean-fid's Inception: antialiased bicubic resizing of each channel to 299 x 299, values 0..255."""
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    file = _existing(weights) if weights else _download(INCEPTION_URL, INCEPTION_SHA256)
+    if sha256(file) != INCEPTION_SHA256:
+        raise UserError(f"features_weights: {file} is not inception-2015-12-05.pt (its sha256 differs); fetch it again")
+    with tempfile.TemporaryDirectory() as folder:  # clean-fid knows the file by its name alone
+        (Path(folder) / "inception-2015-12-05.pt").symlink_to(Path(file).resolve())
+        model = InceptionV3W(folder, download=False)
+    resize = build_resizer("clean")
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(resize(np.asarray(image.convert("RGB")))).permute(2, 0, 1)
+
+    return Extractor("inception-v3", INCEPTION_SHA256, prepare, model.eval().to(device), device)
+
+
+def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_patch14_dinov2") -> Extractor:
+    """DINOv2 ViT-L/14 at 224 x 224, as in FD-DINOv2 (Stein et al., arXiv 2306.04675)."""
+    import timm
+
+    own = dict(pretrained_cfg_overlay=dict(file=str(_existing(weights)))) if weights else {}
+    try:
+        model = timm.create_model(architecture, pretrained=True, img_size=224, num_classes=0, **own)
+    except Exception as error:  # whatever the hub's client or the file reader raises
+        raise UserError(
+            f"features_weights: the DINOv2 weights can't be had ({type(error).__name__}); give a file of timm's {architecture}"
+        ) from None
+    data = timm.data.resolve_data_config({"input_size": (3, 224, 224), "crop_pct": 1.0}, model=model)
+    transform = timm.data.create_transform(**data)
+    digest = sha256(weights) if weights else model.pretrained_cfg.get("hf_hub_id", "")
+    return Extractor("dinov2", digest, lambda image: transform(image.convert("RGB")), model.eval().to(device), device)
+
+
+_EXTRACTORS = {"digits-classifier": _digits, "inception-v3": _inception, "dinov2": _dinov2}
+
+
+def extractor(name: str, weights: str, device: torch.device) -> Extractor:
+    """Open an extractor; `weights` is a file, or empty for a checked download. Raises UserError if it can't be had."""
+    return _EXTRACTORS[name](weights, device)
+
+
+def _existing(weights: str) -> Path:
+    if not Path(weights).is_file():
+        raise UserError(f"features_weights: {weights or 'empty'} is not a file; give the extractor's weights")
+    return Path(weights)
+
+
+def _download(url: str, digest: str) -> Path:
+    """Download into torch's cache, whole and checked, unless it is there."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=digest)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"features_weights: {url} can't be downloaded ({type(error).__name__}); fetch it and give its path"
+            ) from None
+    return file
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Statistics of real images: mu (D,), sigma (D, D), n; and features (m, D) of some or all of them, or None."""
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    n: int
+    features: np.ndarray | None
+    extractor: str
+    weights_sha256: str
+    source: str
+
+
+def compute_reference(source: str, extract: Extractor, max_features: int, batch_size: int, stage: str) -> Reference:
+    """Statistics of a folder or zip of images; features are kept for at most `max_features`, evenly spaced by name.
+
+    Raises UserError, naming the image, if one can't be read, or if there are fewer than four.
+    """
+    names = list_images(source)
+    if len(names) < 4:
+        raise UserError(f"{source}: holds {len(names)} images; a reference needs at least 4")
+    keep = set(np.linspace(0, len(names) - 1, min(max_features, len(names))).round().astype(int).tolist())
+    total, outer, kept, seen = 0.0, 0.0, [], 0
+    with progress(None, stage, total=len(names)) as bar:
+        for features in extract(iterate_images(source, names), batch_size):
+            x = features.astype(np.float64)
+            total, outer = total + x.sum(axis=0), outer + x.T @ x
+            kept += [row for i, row in enumerate(features, seen) if i in keep]
+            seen += len(features)
+            bar.update(len(features))
+    mu = total / seen
+    sigma = (outer - seen * np.outer(mu, mu)) / (seen - 1)
+    return Reference(mu, sigma, seen, np.stack(kept), extract.name, extract.weights_sha256, str(source))
+
+
+def write_reference(path: str | Path, reference: Reference) -> None:
+    """Write a reference as .npz (docs/artifacts.md lists its arrays)."""
+    arrays = {k: v for k, v in dataclasses.asdict(reference).items() if v is not None}
+    with writing(path) as aside, open(aside, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_reference(path: str | Path) -> Reference:
+    """Read an .npz: ours, or plain statistics (mu, sigma) of someone else, of which n and extractor are then unknown.
+
+    Raises UserError, naming the file, if it is damaged or no such statistics.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mu, sigma = arrays["mu"], arrays["sigma"]
+            more = {name: arrays[name].item() for name in ("n", "extractor", "weights_sha256", "source") if name in arrays}
+            features = arrays["features"] if "features" in arrays else None
+    except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
+        raise UserError(f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again") from None
+    if mu.ndim != 1 or sigma.shape != mu.shape * 2:
+        raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
+    known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more
+    return Reference(mu=mu, sigma=sigma, features=features, **known)
+
+
+def compare(features: np.ndarray, reference: Reference, neighbours: int) -> dict[str, float | None]:
+    """fid, kid, precision and recall of samples' features (n, D); the last three are None where the reference is
+    statistics only."""
+    fid = metrics.frechet_distance(*metrics.moments(features), reference.mu, reference.sigma)
+    if reference.features is None:
+        return {"fid": fid, "kid": None, "precision": None, "recall": None}
+    precision, recall = metrics.precision_recall(reference.features, features, neighbours)
+    kid = metrics.kernel_distance(features, reference.features)
+    return {"fid": fid, "kid": kid, "precision": precision, "recall": recall}

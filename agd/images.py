@@ -1,0 +1,108 @@
+"""Images in and out: sealed zips of PNG files, folders and zips of other people's, and grids for looking at."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from agd.artifacts import open_zip, write_zip, writing
+from agd.errors import UserError
+from agd.provenance import json_bytes
+
+_MANIFEST = "manifest.json"
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+
+def write_images(path: str | Path, images_BCHW: np.ndarray, names: Sequence[str], manifest: dict) -> None:
+    """Write uint8 images (B, 1 or 3, H, W) as PNG files of a sealed zip, with a manifest. Same images, same bytes."""
+    entries = [(f"{name}.png", _png(image)) for name, image in zip(names, images_BCHW, strict=True)]
+    write_zip(path, [*entries, (_MANIFEST, json_bytes(manifest))])
+
+
+def _png(image_CHW: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    to_pil(image_CHW).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def to_pil(image_CHW: np.ndarray) -> Image.Image:
+    """uint8 (1 or 3, H, W) -> grey or RGB picture."""
+    return Image.fromarray(image_CHW[0] if image_CHW.shape[0] == 1 else image_CHW.transpose(1, 2, 0))
+
+
+def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
+    """The images of a sealed zip by name, and its manifest. Raises UserError, naming the file, if it is damaged."""
+    with open_zip(path) as archive:
+        names = [name for name in archive.namelist() if name != _MANIFEST]
+        manifest = json.loads(archive.read(_MANIFEST))
+        return {name: _open(archive.read(name), f"{path}/{name}") for name in names}, manifest
+
+
+def list_images(source: str | Path) -> list[str]:
+    """Names of the images in a folder (in depth) or a zip, sorted. Raises UserError if there are none."""
+    source = Path(source)
+    if source.is_dir():
+        names = [str(file.relative_to(source)) for file in source.rglob("*") if file.suffix.lower() in _SUFFIXES]
+    elif source.is_file() and zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            names = [name for name in archive.namelist() if Path(name).suffix.lower() in _SUFFIXES]
+    elif source.exists():
+        raise UserError(f"{source}: neither a folder nor a zip of images; check the path")
+    else:
+        raise UserError(f"{source}: no such folder or file of images; check the path")
+    if not names:
+        raise UserError(f"{source}: holds no images ({', '.join(sorted(_SUFFIXES))}); check the path")
+    return sorted(names)
+
+
+def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.Image]:
+    """The named images of a folder or zip. Raises UserError, naming the image, if one can't be read."""
+    source = Path(source)
+    if source.is_dir():
+        for name in names:
+            yield _open((source / name).read_bytes(), str(source / name))
+        return
+    with zipfile.ZipFile(source) as archive:
+        for name in names:
+            try:
+                data = archive.read(name)
+            except zipfile.BadZipFile:
+                raise UserError(f"{source}/{name}: damaged; replace the file") from None
+            yield _open(data, f"{source}/{name}")
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        raise UserError(f"{name}: not an image that can be read; replace or delete it") from None
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def write_grid(path: str | Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), least: int = 48) -> None:
+    """A picture of rows of equally large images, each labelled on its left; small ones are enlarged to `least` pixels
+    by whole factors, so that single pixels stay visible."""
+    from PIL import ImageDraw, ImageFont
+
+    width, height = rows[0][0].size
+    factor = max(1, -(-least // min(width, height)))
+    cell_w, cell_h, gap = width * factor, height * factor, 4
+    font = ImageFont.load_default(size=max(12, cell_h // 4))
+    margin = max((int(font.getlength(label)) + 4 * gap for label in labels), default=0)
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (margin + columns * (cell_w + gap) + gap, len(rows) * (cell_h + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, row in enumerate(rows):
+        top = gap + r * (cell_h + gap)
+        if labels:
+            draw.text((2 * gap, top + cell_h // 2), labels[r], fill="black", anchor="lm", font=font)
+        for c, image in enumerate(row):
+            enlarged = image.resize((cell_w, cell_h), Image.Resampling.NEAREST)
+            sheet.paste(enlarged.convert("RGB"), (margin + gap + c * (cell_w + gap), top))
+    with writing(path) as aside:
+        sheet.save(aside, "PNG")

@@ -1,0 +1,121 @@
+"""Stage `sample`: images without guidance (one pass a step), with guidance (two), or with an adapter (one).
+
+Image i has the class or prompt and the starting noise of its index, whatever the method: images of different methods
+can be compared one by one.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agd import config, devices, store
+from agd.artifacts import make_folder, writing
+from agd.errors import UserError
+from agd.guidance import guide
+from agd.images import to_pil, write_grid, write_images
+from agd.progress import progress
+from agd.provenance import json_bytes, provenance
+from agd.sampling import Counter, denoise, generators, noise
+
+STAGE = "sample"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config/schema.yaml says what each of these is."""
+
+    num_samples: int
+    chunk_size: int
+    guidance_scale: float
+    class_labels: str
+    num_inference_steps: int
+    guided_channels: int
+    dtype: str
+    batch_size: int
+    columns: int
+    device: str
+
+
+def predictor(model, guidance: str, conditions: dict, w: float, guided_channels: int):
+    """(input, t) -> output (B, C, H, W), by `none`, `cfg` or `adapter`."""
+    if guidance == "cfg":
+        both = {k: torch.cat([v, model.unconditional(conditions)[k]]) for k, v in conditions.items()}
+
+        def two_passes(x_BCHW, t):
+            cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
+            return guide(cond, uncond, w, guided_channels or None)
+
+        return two_passes
+    return lambda x_BCHW, t: model.call(x_BCHW, t, conditions)
+
+
+@torch.no_grad()
+def sample_batch(model, settings: Settings, guidance: str, seed: int, indices: list[int]) -> Iterator[torch.Tensor]:
+    """Denoise the samples of these indices; yields the latents (B, C, H, W) after each step."""
+    start = noise(model.latent_shape, generators(seed, "sample", indices)).to(model.device)
+    conditions = model.conditions(indices, settings)
+    predict = predictor(model, guidance, conditions, settings.guidance_scale, settings.guided_channels)
+    for *_, latents in denoise(predict, model.scheduler, start, settings.num_inference_steps):
+        yield latents
+
+
+@torch.no_grad()
+def sample_chunk(model, settings: Settings, guidance: str, seed: int, indices: list[int], bar) -> tuple[np.ndarray, dict]:
+    """Images (n, channels, H, W) uint8 of these indices, and what they cost: evaluations of the denoiser per image,
+    counted, and seconds per image, denoising and decoding."""
+    images, seconds = [], 0.0
+    with Counter(model.denoiser) as counter:
+        for first in range(0, len(indices), settings.batch_size):
+            batch = indices[first : first + settings.batch_size]
+            started = time.perf_counter()
+            for latents in sample_batch(model, settings, guidance, seed, batch):
+                bar.update(len(batch))
+            images.append(model.images(latents).cpu().numpy())
+            seconds += time.perf_counter() - started
+    cost = {"images": len(indices), "evaluations": counter.evaluations, "seconds": seconds}
+    return np.concatenate(images), cost
+
+
+def run(files, settings: Settings, family) -> None:
+    """Write `{output_dir}/{first}.zip` (images), `.json` beside it (cost) and, for the first chunk, a picture."""
+    adapted = files.guidance == "adapter"
+    if adapted and files.dir is None:
+        raise UserError("--dir: missing; give the folder of a trained adapter, or --guidance cfg or none")
+    if not adapted and files.base_model is None:
+        raise UserError(f"--base-model: missing; --guidance {files.guidance} has no adapter to take it from")
+    if files.output_dir is None and files.dir is None:
+        raise UserError("--output-dir: missing; say where the images go")
+    description = store.read_description(files.dir) if adapted else None
+    base = files.base_model or description["provenance"]["base"]["name"]
+    folder = make_folder(files.output_dir or Path(files.dir) / "samples")
+    device = devices.device(settings.device)
+    family.check(base, settings)
+    stop = files.first + files.count if files.count else settings.num_samples
+    if files.first >= stop:
+        raise UserError(f"--first: {files.first} is beyond the last image, {stop - 1}")
+
+    model = family(base, devices.dtype(settings.dtype), device, images=True)
+    made = {"guidance": files.guidance, "base": model.identity, "seed": files.seed}
+    if adapted:
+        adapters = store.load(model.denoiser, files.dir, model.anatomy)
+        adapters.current.guidance_scale = settings.guidance_scale
+        made["adapter"] = description["provenance"]
+    record = provenance(STAGE, config.what(STAGE, dataclasses.asdict(settings)), devices.describe(device), **made)
+
+    size = files.count or settings.chunk_size
+    with progress(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
+        for first in range(files.first, stop, size):
+            indices = list(range(first, min(first + size, stop)))
+            images, cost = sample_chunk(model, settings, files.guidance, files.seed, indices, bar)
+            path = folder / f"{first:06d}.zip"
+            with writing(path.with_suffix(".json")) as aside:
+                aside.write_bytes(json_bytes(cost))
+            write_images(path, images, [f"{i:06d}" for i in indices], {"provenance": record})
+            if first == files.first and files.count is None:
+                shown = [to_pil(image) for image in images[: 4 * settings.columns]]
+                rows = [shown[i : i + settings.columns] for i in range(0, len(shown), settings.columns)]
+                write_grid(folder.parent / f"{folder.name}.png", rows)

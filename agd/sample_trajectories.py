@@ -1,0 +1,111 @@
+"""Stage `sample_trajectories`: sample with guidance, and keep what the adapter has to learn.
+
+For each class or prompt c, draw w ~ Unif(guidance_min, guidance_max) and noise, and denoise with
+
+    guided = uncond + w * (cond - uncond)                                   (arXiv 2503.07274, section 3)
+
+At every step keep the denoiser's input x_t, t, c, w and the guided output. These are the states that guided sampling
+visits, which is what the adapter will see when it is used.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from agd import config, devices, trajectories
+from agd.artifacts import make_folder
+from agd.errors import UserError
+from agd.guidance import guide
+from agd.progress import progress
+from agd.provenance import provenance
+from agd.sampling import denoise, generators, noise, uniform
+
+STAGE = "sample_trajectories"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config/schema.yaml says what each of these is."""
+
+    num_per_class: int
+    chunk_size: int
+    class_labels: str
+    num_inference_steps: int
+    guidance_min: float
+    guidance_max: float
+    guided_channels: int
+    storage_dtype: str
+    dtype: str
+    batch_size: int
+    device: str
+
+
+@torch.no_grad()
+def sample_batch(model, settings: Settings, seed: int, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
+    """Guided trajectories of these indices, step by step: timestep (), pair (B, 2, C, H, W), and, the same at every
+    step, guidance_scale (B,) and the conditions."""
+    draw = generators(seed, "trajectory", indices)
+    w_B = uniform(settings.guidance_min, settings.guidance_max, draw)
+    start = noise(model.latent_shape, draw).to(model.device)
+    conditions = model.conditions(indices, settings)
+    both = {k: torch.cat([v, model.unconditional(conditions)[k]]) for k, v in conditions.items()}
+    w_device_B = w_B.to(model.device)
+
+    def predict(x_BCHW, t):
+        cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
+        return guide(cond, uncond, w_device_B, settings.guided_channels or None)
+
+    for t, x, guided, _ in denoise(predict, model.scheduler, start, settings.num_inference_steps):
+        pair = torch.stack([x.float(), guided], dim=1).cpu().numpy().astype(settings.storage_dtype)
+        kept = {f"conditions/{k}": v.cpu().numpy() for k, v in conditions.items()}
+        yield {"timestep": np.float32(t.cpu()), "pair": pair, "guidance_scale": w_B.numpy(), **kept}
+
+
+def sample_shard(model, settings: Settings, seed: int, indices: list[int], bar) -> trajectories.Shard:
+    """The trajectories of these indices as one shard, sampled in batches; `bar` is told of each step."""
+    parts = []
+    for start in range(0, len(indices), settings.batch_size):
+        steps = []
+        for step in sample_batch(model, settings, seed, indices[start : start + settings.batch_size]):
+            steps.append(step)
+            bar.update(len(step["pair"]))
+        parts.append(steps)
+    first = [steps[0] for steps in parts]
+    made = provenance(
+        STAGE,
+        config.what(STAGE, dataclasses.asdict(settings)),
+        devices.describe(model.device),
+        base=model.identity,
+        seed=seed,
+    )
+    return trajectories.Shard(
+        pairs=np.concatenate([np.stack([step["pair"] for step in steps], axis=1) for steps in parts]),
+        timesteps=np.array([step["timestep"] for step in parts[0]]),
+        guidance_scale=np.concatenate([step["guidance_scale"] for step in first]),
+        index=np.array(indices),
+        conditions={
+            name.removeprefix("conditions/"): np.concatenate([step[name] for step in first])
+            for name in first[0]
+            if name.startswith("conditions/")
+        },
+        provenance=made,
+    )
+
+
+def run(files, settings: Settings, family) -> None:
+    """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, else all of them."""
+    folder = make_folder(files.output_dir)
+    device = devices.device(settings.device)
+    family.check(files.base_model, settings)
+    total = family.count(settings)
+    if files.count is None and files.first >= total:
+        raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
+    size = files.count or settings.chunk_size
+    stop = files.first + files.count if files.count else total
+    model = family(files.base_model, devices.dtype(settings.dtype), device)
+    with progress(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
+        for first in range(files.first, stop, size):
+            shard = sample_shard(model, settings, files.seed, list(range(first, min(first + size, stop))), bar)
+            trajectories.write(folder / trajectories.shard_name(first), shard)

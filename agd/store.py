@@ -1,0 +1,74 @@
+"""Adapters on disk: `adapter.safetensors` and a `config.json` that says what they are and how they came about."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from agd.adapters import AdapterConfig
+from agd.artifacts import make_folder, writing
+from agd.attach import Adapters, Anatomy, attach, layer_widths, used_widths
+from agd.errors import UserError
+from agd.provenance import json_bytes, read_json
+
+WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+
+
+def save(adapters: Adapters, folder: str | Path, record: dict) -> None:
+    """Write the weights, and beside them the configuration, the base's shape and `record` (sizes, provenance ...)."""
+    folder = make_folder(folder)
+    shape = {"layers": adapters.layer_widths, "features": adapters.feature_widths}
+    description = {"adapter": dataclasses.asdict(adapters.config), "base_shape": shape, **record}
+    with writing(folder / WEIGHTS) as aside:
+        metadata = {"format": "pt", "agd": json.dumps(description, sort_keys=True)}
+        save_file({k: v.detach().cpu().contiguous() for k, v in adapters.state_dict().items()}, aside, metadata)
+    with writing(folder / CONFIG) as aside:
+        aside.write_bytes(json_bytes(description))
+
+
+def read_description(folder: str | Path) -> dict:
+    """The `config.json` of a saved adapter, checked to be one. Raises UserError that names the file."""
+    path = Path(folder) / CONFIG
+    description = read_json(path)
+    if not {"adapter", "base_shape"} <= set(description):
+        raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
+    return description
+
+
+def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
+    """Attach a saved adapter to a denoiser of the shape it was trained on: its base, or any fine-tune of it.
+
+    Raises UserError, naming the file, if it is missing, damaged, or made for a base of another shape.
+    """
+    description = read_description(folder)
+    path = Path(folder) / WEIGHTS
+    config = AdapterConfig(**description["adapter"])
+    here = {"layers": layer_widths(denoiser, anatomy), "features": used_widths(denoiser, config, anatomy)}
+    if here != description["base_shape"]:
+        raise UserError(
+            f"{folder}: made for a base of another shape ({_shape_words(description['base_shape'])}) than "
+            f"this one ({_shape_words(here)}); give the base it was trained on, or a fine-tune of it"
+        )
+    weights = _read_weights(path)
+    adapters = attach(denoiser, config, anatomy)
+    adapters.load_state_dict(weights)
+    return adapters
+
+
+def _read_weights(path: Path) -> dict:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train the adapter first, or check the path") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and train again") from None
+
+
+def _shape_words(shape: dict) -> str:
+    layers = shape["layers"].values()
+    features = ", ".join(f"{name} {width}" for name, width in shape["features"].items())
+    return f"{len(layers)} attentions of width {min(layers)} to {max(layers)}, {features or 'no embeddings'}"

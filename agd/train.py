@@ -1,0 +1,211 @@
+"""Stage `train`: train adapters so that one pass of the adapted model equals the guided output of two.
+
+    minimise  mean || eps_psi(x_t, t, c, w) - guided ||^2   over random (trajectory, step) pairs     (arXiv 2503.07274)
+
+The base is frozen; psi are the adapters. Targets are stored, so that no teacher, no text encoder and no autoencoder is in
+memory. Step k's batch and dropout are functions of the study's seed and k: an interrupted training that goes on from its
+checkpoint gives the same adapter as one that was never stopped.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, default_collate
+
+from agd import checkpoint, config, devices, store, trajectories
+from agd.adapters import AdapterConfig
+from agd.artifacts import make_folder, seal_of, writing
+from agd.attach import attach, size
+from agd.errors import UserError
+from agd.progress import progress
+from agd.provenance import provenance
+from agd.sampling import seed_of
+
+STAGE = "train"
+CHECKPOINT = "checkpoint.safetensors"
+_BASE_LOSS_PAIRS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config/schema.yaml says what each of these is."""
+
+    kind: str
+    encoder: str
+    hidden_size: int
+    use_timestep: bool
+    use_condition: bool
+    dropout: float
+    zero_init: bool
+    learning_rate: float
+    weight_decay: float
+    warmup_fraction: float
+    final_learning_rate_fraction: float
+    batch_size: int
+    steps: int
+    dtype: str
+    log_interval: int
+    checkpoint_interval: int
+    num_workers: int
+    device: str
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Learning rate of a step counted from 0: a linear rise over the first part, then a cosine to the final fraction."""
+    warmup = round(settings.warmup_fraction * settings.steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, settings.steps - 1 - warmup)
+    low = settings.final_learning_rate_fraction
+    return settings.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def batch_indices(step: int, seed: int, pairs: int, batch_size: int) -> torch.Tensor:
+    """The pairs of one step (batch_size,): drawn evenly, with repeats, by the study's seed and the step alone."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
+    return torch.randint(pairs, (batch_size,), generator=generator)
+
+
+class Distillation(nn.Module):
+    """One pass of the model against the stored guided outputs; a module, so that several devices can share the work."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.denoiser = model.denoiser
+        self.model = model
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Batch of pairs -> mean squared error (), in float32."""
+        conditions = {k.removeprefix("conditions/"): v for k, v in batch.items() if k.startswith("conditions/")}
+        output = self.model.call(batch["x"].float(), batch["timestep"], conditions)
+        return nn.functional.mse_loss(output, batch["target"].float())
+
+
+def on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The same batch on a device."""
+    return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+
+
+@torch.no_grad()
+def unadapted_loss(distillation: Distillation, pairs: trajectories.Pairs, settings: Settings, seed: int) -> float:
+    """Mean squared error of the bare base model over pairs drawn by the seed: the line to beat."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "base loss", 0))
+    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator).split(settings.batch_size)
+    device = distillation.model.device
+    losses = [distillation(on(default_collate([pairs[i] for i in part]), device)).item() * len(part) for part in chosen]
+    return sum(losses) / _BASE_LOSS_PAIRS
+
+
+def train(distill: nn.Module, adapters, optimizer, loader, settings: Settings, seed: int, start: checkpoint.Progress, accelerator):
+    """The loop: yields the progress after each step."""
+    at = start
+    for step, batch in zip(range(at.step, settings.steps), loader):
+        torch.manual_seed(seed_of(seed, f"dropout {accelerator.process_index}", step))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        batch = on(batch, accelerator.device)
+        adapters.current.guidance_scale = batch["guidance_scale"]
+        loss = distill(batch)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        optimizer.step()
+        at.step = step + 1
+        at.recent.append(accelerator.reduce(loss.detach(), "mean").item())
+        if at.step % settings.log_interval == 0 or at.step == settings.steps:
+            mean = sum(at.recent) / len(at.recent)
+            at.rows.append({"step": at.step, "learning_rate": learning_rate(step, settings), "loss": mean})
+            at.recent.clear()
+        yield at
+
+
+def run(files, settings: Settings, family) -> None:
+    """Write `adapter.safetensors`, `config.json` and `training.csv` into `--dir`, going on from a checkpoint there."""
+    folder = make_folder(files.dir)
+    shards = trajectories.find(files.data_path)
+    device = devices.device(settings.device)
+    pairs = trajectories.Pairs(shards)
+    base = files.base_model or pairs.provenance["base"]["name"]
+
+    accelerator = accelerate.Accelerator(cpu=device.type == "cpu")
+    if settings.batch_size % accelerator.num_processes:
+        raise UserError(f"batch_size: {settings.batch_size} can't be shared by {accelerator.num_processes} processes; give a multiple")
+    model = family(base, devices.dtype(settings.dtype), accelerator.device)
+    if model.identity["fingerprint"] != pairs.provenance["base"]["fingerprint"]:
+        raise UserError(f"{shards[0]}: sampled from {pairs.provenance['base']['name']}, which is another model than {base}; train on its own base")
+    distillation = Distillation(model)
+    base_loss = unadapted_loss(distillation, pairs, settings, files.seed)
+
+    torch.manual_seed(seed_of(files.seed, "initial adapter", 0))
+    own = {field.name for field in dataclasses.fields(AdapterConfig)}
+    sampled = pairs.provenance["settings"]
+    choices = {k: v for k, v in dataclasses.asdict(settings).items() if k in own}
+    adapters = attach(model.denoiser, AdapterConfig(**choices, guidance_scale_max=sampled["guidance_max"]), model.anatomy)
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+    made = provenance(
+        STAGE,
+        config.what(STAGE, dataclasses.asdict(settings)),
+        devices.describe(accelerator.device),
+        base=model.identity,
+        seed=files.seed,
+        trajectories={"number": len(pairs.index), "sha256": _digest([seal_of(path) for path in shards]), "made": pairs.provenance},
+    )
+    identity = _digest([json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(accelerator.num_processes)])
+    saved = folder / CHECKPOINT
+    at = checkpoint.load(saved, adapters, optimizer, identity)
+    if at:
+        accelerator.print(f"{STAGE}: going on from step {at.step} of {saved}", flush=True)
+    elif saved.exists():
+        accelerator.print(f"{STAGE}: {saved} belongs to another training or is damaged; beginning anew", flush=True)
+    at = at or checkpoint.Progress()
+
+    rank = slice(accelerator.process_index, None, accelerator.num_processes)
+    batches = [batch_indices(k, files.seed, len(pairs), settings.batch_size)[rank].tolist() for k in range(at.step, settings.steps)]
+    loader = DataLoader(pairs, batch_sampler=batches, num_workers=settings.num_workers, pin_memory=accelerator.device.type == "cuda")
+    adapters.train()
+    distill = accelerator.prepare(distillation)
+    with progress(None, STAGE, total=settings.steps, initial=at.step) as bar:
+        for at in train(distill, adapters, optimizer, loader, settings, files.seed, at, accelerator):
+            bar.update()
+            if at.rows:
+                bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)
+            if accelerator.is_main_process and at.step % settings.checkpoint_interval == 0 and at.step < settings.steps:
+                checkpoint.save(saved, adapters, optimizer, at, identity)
+
+    if accelerator.is_main_process:
+        if not all(np.isfinite(row["loss"]) for row in at.rows):
+            raise UserError("loss: not finite; lower --learning-rate, or use --dtype bfloat16 or float32")
+        write_table(folder / "training.csv", at.rows, base_loss)
+        figures = {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base_loss}
+        record = {
+            "size": size(model.denoiser),
+            "training": figures,
+            "guidance_scale_range": [sampled["guidance_min"], sampled["guidance_max"]],
+            "guided_channels": sampled["guided_channels"],
+            "provenance": made,
+        }
+        adapters.eval()
+        store.save(adapters, folder, record)
+        saved.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def write_table(path: Path, rows: list[dict], base_loss: float) -> None:
+    """training.csv: step, learning_rate, loss (mean since the row before), base_loss (of the unadapted model)."""
+    with writing(path) as aside, open(aside, "w", newline="") as file:
+        table = csv.DictWriter(file, ["step", "learning_rate", "loss", "base_loss"], lineterminator="\n")
+        table.writeheader()
+        table.writerows({**row, "base_loss": base_loss} for row in rows)
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
