@@ -34,14 +34,15 @@ class Anatomy:
     embed: Callable[[nn.Module, dict, torch.Tensor], dict[str, torch.Tensor]]
 
 
+@dataclasses.dataclass(eq=False)
 class Pass:
     """What one forward pass of the denoiser carries to its adapters: a plain object, so that hooks in any thread and a
     later recomputation find it. Kept until the next pass begins."""
 
     guidance_scale: torch.Tensor | float | None = None
-    arguments: dict = {}
+    arguments: dict = dataclasses.field(default_factory=dict)
     w_B: torch.Tensor | None = None
-    features: dict = {}
+    features: dict = dataclasses.field(default_factory=dict)
     tokens_BMH: torch.Tensor | None = None
     guided_B11: torch.Tensor | None = None
 

@@ -6,26 +6,31 @@ from pathlib import Path
 from agd.errors import UserError
 
 INDEX = "model_index.json"
+_SECONDS_TO_ANSWER = 10
 
 
 def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
     """The folder that holds a diffusers pipeline, downloading it from the hub if need be.
 
-    key: what the user set it with, named in errors. download=False only makes sure that it can be had: the hub is asked
-    for its (small) index at most. Raises UserError if the model can't be had.
+    key: what the user set it with, named in errors. download=False only makes sure that it can be had; the folder is
+    then of no use. Raises UserError if the model can't be had.
     """
     folder = Path(name)
     if folder.exists():
         if not (folder / INDEX).is_file():
-            raise UserError(f"{key}: {name} holds no {INDEX}; give a folder that DiffusionPipeline.from_pretrained opens")
+            raise UserError(
+                f"{key}: {name} holds no {INDEX}; give a folder that DiffusionPipeline.from_pretrained opens"
+            )
         return folder
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
+        cached = try_to_load_from_cache(name, INDEX)
+        if not isinstance(cached, str):
+            HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER)
         if not download:
-            return Path(hf_hub_download(name, INDEX)).parent
-        hf_hub_download(name, INDEX)
+            return folder
         return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.onnx*", "*.ckpt"]))
     except HFValidationError:
         raise UserError(f"{key}: {name!r} is neither a folder here nor a hub id; check the path") from None
@@ -51,3 +56,8 @@ def index(folder: Path, pipeline_class: str) -> dict:
 def revision(folder: Path) -> str | None:
     """The hub commit that a cached folder is a snapshot of, or None for a plain folder."""
     return folder.name if folder.parent.name == "snapshots" else None
+
+
+def files(folder: Path) -> list[str]:
+    """The files of a pipeline's folder that its contents depend on: configurations and weights, sorted."""
+    return sorted(str(file) for file in folder.rglob("*") if file.suffix in (".json", ".safetensors", ".bin"))

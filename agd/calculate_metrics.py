@@ -48,7 +48,9 @@ def sample_features(paths: list[Path], extract: features.Extractor, batch_size: 
             images, manifest = read_images(path)
             made = made or manifest["provenance"]
             if manifest["provenance"] != made:
-                raise UserError(f"{path}: made otherwise than {paths[0]} (see manifest.json in both); sample them again")
+                raise UserError(
+                    f"{path}: made otherwise than {paths[0]} (see manifest.json in both); sample them again"
+                )
             for name in images:
                 if name in seen:
                     raise UserError(f"{path}: {name} is in {seen[name]} too; delete the file that is left over")
@@ -62,7 +64,10 @@ def total_cost(paths: list[Path]) -> dict[str, float]:
     costs = [read_json(path.with_suffix(".json")) for path in paths]
     images = sum(cost["images"] for cost in costs)
     nfe = sum(cost["evaluations"] for cost in costs) / images
-    return {"nfe": int(nfe) if nfe == int(nfe) else nfe, "seconds_per_image": sum(cost["seconds"] for cost in costs) / images}
+    return {
+        "nfe": int(nfe) if nfe == int(nfe) else nfe,
+        "seconds_per_image": sum(cost["seconds"] for cost in costs) / images,
+    }
 
 
 def open_reference(source: str, extract: features.Extractor, settings: Settings) -> features.Reference:
@@ -71,8 +76,13 @@ def open_reference(source: str, extract: features.Extractor, settings: Settings)
         return features.compute_reference(source, extract, settings.max_features, settings.batch_size, STAGE)
     reference = features.read_reference(source)
     # Statistics from elsewhere don't say what they were made with; ours do.
-    if reference.extractor and (reference.extractor, reference.weights_sha256) != (extract.name, extract.weights_sha256):
-        raise UserError(f"{source}: features of {reference.extractor} or other weights, not of {extract.name} as given; prepare it again")
+    if reference.extractor and (reference.extractor, reference.weights_sha256) != (
+        extract.name,
+        extract.weights_sha256,
+    ):
+        raise UserError(
+            f"{source}: features of {reference.extractor} or other weights, not of {extract.name} as given; prepare it again"
+        )
     return reference
 
 
@@ -91,9 +101,13 @@ def run(files, settings: Settings, family=None) -> None:
     vectors, made = sample_features(samples, extract, settings.batch_size)
     smallest = min(len(vectors), len(reference.features) if reference.features is not None else len(vectors))
     if smallest <= settings.neighbours:
-        raise UserError(f"neighbours: {settings.neighbours} needs more than the {smallest} images there are; sample more")
+        raise UserError(
+            f"neighbours: {settings.neighbours} needs more than the {smallest} images there are; sample more"
+        )
     if vectors.shape[1] != len(reference.mu):
-        raise UserError(f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {vectors.shape[1]}; prepare it again")
+        raise UserError(
+            f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {vectors.shape[1]}; prepare it again"
+        )
     chosen = config.what(STAGE, dataclasses.asdict(settings))
     record = {
         **features.compare(vectors, reference, settings.neighbours),

@@ -42,10 +42,12 @@ def load(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, iden
             metadata = file.metadata()
             if metadata["identity"] != identity:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except (FileNotFoundError, SafetensorError):
         return None
-    adapters.load_state_dict({name.removeprefix("adapters/"): v for name, v in tensors.items() if name.startswith("adapters/")})
+    adapters.load_state_dict(
+        {name.removeprefix("adapters/"): v for name, v in tensors.items() if name.startswith("adapters/")}
+    )
     for name, parameter in adapters.named_parameters():
         # The step count stays on the CPU, as AdamW keeps it.
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}

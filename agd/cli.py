@@ -18,7 +18,7 @@ _BASE = ("--base-model", dict(help="folder that diffusers opens, or hub id"))
 # What a stage reads and writes; files are named on the command line, never in the configuration of a stage.
 FILES = {
     "prepare_digits": [("--output", dict(required=True, metavar="ZIP", help="zip of PNG images to write"))],
-    "train_classifier": [("--output", dict(required=True, metavar="SAFETENSORS", help="file to write; its accuracy goes beside it, .json"))],
+    "train_classifier": [("--output", dict(required=True, metavar="SAFETENSORS", help="file to write; its accuracy goes beside it"))],
     "train_base": [("--output-dir", dict(required=True, metavar="BASE", help="folder to write, which diffusers opens"))],
     "prepare_reference": [
         ("--reference", dict(required=True, help="folder or .zip of images, or .npz of statistics")),
@@ -85,12 +85,12 @@ _DIGITS = ("prepare_digits", "train_classifier", "train_base")
 def parse(stage: str, program: str, model: str | None, argv: list[str]) -> tuple[argparse.Namespace, dict]:
     """Command line -> (files, settings), checked. Raises UserError; --help and misspelt options exit as argparse does."""
     shipped = config.shipped()
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = _Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=model)
     model = first.parse_known_args(argv)[0].model
     if model is not None and model not in shipped["models"]:
         raise UserError(f"--model: {model!r} is unknown; choose one of {', '.join(shipped['models'])}")
-    defaults = config.settings(shipped, model, stage) if model else shipped["defaults"].get(stage, {})
+    defaults = config.settings(shipped, model, stage)
     parser = _parser(stage, program, model, defaults)
     arguments = parser.parse_args(argv)
     settings = {name: getattr(arguments, name) for name in config.properties(stage)}
@@ -106,9 +106,14 @@ def parse(stage: str, program: str, model: str | None, argv: list[str]) -> tuple
     return files, settings
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+
 def _parser(stage: str, program: str, model: str | None, defaults: dict) -> argparse.ArgumentParser:
     description = config.schema()["$defs"].get(stage, {}).get("description")
-    parser = argparse.ArgumentParser(f"python -m {program}", description=description, allow_abbrev=False)
+    parser = _Parser(f"python -m {program}", description=description, allow_abbrev=False)
     files = parser.add_argument_group("files")
     for flag, options in FILES[stage]:
         files.add_argument(flag, **options)

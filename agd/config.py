@@ -39,13 +39,24 @@ def how(stage: str, settings: dict) -> dict:
     return {k: v for k, v in settings.items() if properties(stage)[k].get("how")}
 
 
+def files() -> list[Path]:
+    """The files of the shipped configuration: config/default.yaml and every one of config/models/."""
+    return [CONFIG_FOLDER / "default.yaml", *sorted((CONFIG_FOLDER / "models").glob("*.yaml"))]
+
+
 def shipped() -> dict:
-    """The configuration as shipped: config/default.yaml and every file of config/models/."""
-    config = yaml.safe_load((CONFIG_FOLDER / "default.yaml").read_text(encoding="utf-8"))
-    config["models"] = {}
-    for file in sorted((CONFIG_FOLDER / "models").glob("*.yaml")):
-        config["models"] |= yaml.safe_load(file.read_text(encoding="utf-8"))["models"]
+    """The configuration as shipped."""
+    config = {"models": {}}
+    for part in (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files()):
+        config = {**config, **part, "models": config["models"] | part.get("models", {})}
     return config
+
+
+def total(stage: str, chosen: dict) -> int:
+    """How many trajectories (`sample_trajectories`) or images (`sample`) a stage's settings ask for."""
+    if stage == "sample":
+        return chosen["num_samples"]
+    return chosen["num_per_class"] * len(class_labels(chosen["class_labels"]))
 
 
 def check(config: dict) -> None:
@@ -59,9 +70,9 @@ def check(config: dict) -> None:
             check_settings("train", settings(config, model, "train", adapter), f"models.{model}.adapters.{adapter}")
 
 
-def settings(config: dict, model: str, stage: str, adapter: str | None = None) -> dict:
-    """One stage's settings for one model: defaults, then the model's, then (for `train`) the adapter's."""
-    section = config["models"][model]
+def settings(config: dict, model: str | None, stage: str, adapter: str | None = None) -> dict:
+    """One stage's settings: defaults, then the model's (None: there is no model), then (for `train`) the adapter's."""
+    section = config["models"][model] if model else {}
     borrowed = settings(config, model, _ALSO_READS[stage]) if stage in _ALSO_READS else {}
     merged = borrowed | config["defaults"].get(stage, {}) | section.get(stage, {})
     return merged | (section["adapters"][adapter] if adapter else {})
@@ -98,7 +109,7 @@ def _check_against(rules: dict, value, where: str) -> None:
         return
     key = ".".join(str(part) for part in ([where] if where else []) + list(error.absolute_path))
     if error.validator in ("additionalProperties", "required"):
-        known = error.schema["properties"] if "properties" in error.schema else {}
+        known = error.schema.get("properties", {})
         if error.validator == "required":
             missing = [name for name in error.validator_value if name not in error.instance]
             raise UserError(f"{_key(key, missing[0])}: missing; add it to the configuration")
@@ -120,7 +131,11 @@ def _allowed(spec: dict) -> str:
     if "pattern" in spec:
         words.append(f"matching {spec['pattern']}")
     words += [f"a multiple of {spec['multipleOf']}"] if "multipleOf" in spec else []
-    words += [f"{text} {spec[k]} entries" for k, text in (("minItems", "at least"), ("minProperties", "at least")) if k in spec]
+    words += [
+        f"{text} {spec[k]} entries"
+        for k, text in (("minItems", "at least"), ("minProperties", "at least"))
+        if k in spec
+    ]
     words += ["without repeats"] if spec.get("uniqueItems") else []
     return ", ".join(words) or spec.get("description", "see config/schema.yaml")
 

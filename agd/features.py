@@ -191,10 +191,14 @@ def read_reference(path: str | Path) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mu, sigma = arrays["mu"], arrays["sigma"]
-            more = {name: arrays[name].item() for name in ("n", "extractor", "weights_sha256", "source") if name in arrays}
-            features = arrays["features"] if "features" in arrays else None
+            more = {
+                name: arrays[name].item() for name in ("n", "extractor", "weights_sha256", "source") if name in arrays
+            }
+            features = arrays.get("features")
     except Exception as error:  # numpy, zipfile and zlib each have their own words for a damaged file
-        raise UserError(f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again") from None
+        raise UserError(
+            f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again"
+        ) from None
     if mu.ndim != 1 or sigma.shape != mu.shape * 2:
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
     known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more

@@ -84,7 +84,9 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def write_grid(path: str | Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), least: int = 48) -> None:
+def write_grid(
+    path: str | Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), least: int = 48
+) -> None:
     """A picture of rows of equally large images, each labelled on its left; small ones are enlarged to `least` pixels
     by whole factors, so that single pixels stay visible."""
     from PIL import ImageDraw, ImageFont

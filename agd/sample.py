@@ -64,7 +64,9 @@ def sample_batch(model, settings: Settings, guidance: str, seed: int, indices: l
 
 
 @torch.no_grad()
-def sample_chunk(model, settings: Settings, guidance: str, seed: int, indices: list[int], bar) -> tuple[np.ndarray, dict]:
+def sample_chunk(
+    model, settings: Settings, guidance: str, seed: int, indices: list[int], bar
+) -> tuple[np.ndarray, dict]:
     """Images (n, channels, H, W) uint8 of these indices, and what they cost: evaluations of the denoiser per image,
     counted, and seconds per image, denoising and decoding."""
     images, seconds = [], 0.0
@@ -72,9 +74,10 @@ def sample_chunk(model, settings: Settings, guidance: str, seed: int, indices: l
         for first in range(0, len(indices), settings.batch_size):
             batch = indices[first : first + settings.batch_size]
             started = time.perf_counter()
-            for latents in sample_batch(model, settings, guidance, seed, batch):
+            for latents_BCHW in sample_batch(model, settings, guidance, seed, batch):
                 bar.update(len(batch))
-            images.append(model.images(latents).cpu().numpy())
+                last_BCHW = latents_BCHW
+            images.append(model.images(last_BCHW).cpu().numpy())
             seconds += time.perf_counter() - started
     cost = {"images": len(indices), "evaluations": counter.evaluations, "seconds": seconds}
     return np.concatenate(images), cost

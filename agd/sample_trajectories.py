@@ -99,7 +99,7 @@ def run(files, settings: Settings, family) -> None:
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
     family.check(files.base_model, settings)
-    total = family.count(settings)
+    total = config.total(STAGE, dataclasses.asdict(settings))
     if files.count is None and files.first >= total:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size

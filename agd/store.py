@@ -61,7 +61,7 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
 def _read_weights(path: Path) -> dict:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; train the adapter first, or check the path") from None
     except SafetensorError as error:

@@ -104,10 +104,19 @@ def unadapted_loss(distillation: Distillation, pairs: trajectories.Pairs, settin
     return sum(losses) / _BASE_LOSS_PAIRS
 
 
-def train(distill: nn.Module, adapters, optimizer, loader, settings: Settings, seed: int, start: checkpoint.Progress, accelerator):
+def train(
+    distill: nn.Module,
+    adapters,
+    optimizer,
+    loader,
+    settings: Settings,
+    seed: int,
+    start: checkpoint.Progress,
+    accelerator,
+):
     """The loop: yields the progress after each step."""
     at = start
-    for step, batch in zip(range(at.step, settings.steps), loader):
+    for step, batch in zip(range(at.step, settings.steps), loader, strict=True):
         torch.manual_seed(seed_of(seed, f"dropout {accelerator.process_index}", step))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -136,10 +145,14 @@ def run(files, settings: Settings, family) -> None:
 
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu")
     if settings.batch_size % accelerator.num_processes:
-        raise UserError(f"batch_size: {settings.batch_size} can't be shared by {accelerator.num_processes} processes; give a multiple")
+        raise UserError(
+            f"batch_size: {settings.batch_size} can't be shared by {accelerator.num_processes} processes; give a multiple"
+        )
     model = family(base, devices.dtype(settings.dtype), accelerator.device)
     if model.identity["fingerprint"] != pairs.provenance["base"]["fingerprint"]:
-        raise UserError(f"{shards[0]}: sampled from {pairs.provenance['base']['name']}, which is another model than {base}; train on its own base")
+        raise UserError(
+            f"{shards[0]}: sampled from {pairs.provenance['base']['name']}, which is another model than {base}; train on its own base"
+        )
     distillation = Distillation(model)
     base_loss = unadapted_loss(distillation, pairs, settings, files.seed)
 
@@ -147,7 +160,9 @@ def run(files, settings: Settings, family) -> None:
     own = {field.name for field in dataclasses.fields(AdapterConfig)}
     sampled = pairs.provenance["settings"]
     choices = {k: v for k, v in dataclasses.asdict(settings).items() if k in own}
-    adapters = attach(model.denoiser, AdapterConfig(**choices, guidance_scale_max=sampled["guidance_max"]), model.anatomy)
+    adapters = attach(
+        model.denoiser, AdapterConfig(**choices, guidance_scale_max=sampled["guidance_max"]), model.anatomy
+    )
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     made = provenance(
@@ -156,24 +171,35 @@ def run(files, settings: Settings, family) -> None:
         devices.describe(accelerator.device),
         base=model.identity,
         seed=files.seed,
-        trajectories={"number": len(pairs.index), "sha256": _digest([seal_of(path) for path in shards]), "made": pairs.provenance},
+        trajectories={
+            "number": len(pairs.index),
+            "sha256": _digest([seal_of(path) for path in shards]),
+            "made": pairs.provenance,
+        },
     )
-    identity = _digest([json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(accelerator.num_processes)])
+    identity = _digest(
+        [json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(accelerator.num_processes)]
+    )
     saved = folder / CHECKPOINT
     at = checkpoint.load(saved, adapters, optimizer, identity)
     if at:
         accelerator.print(f"{STAGE}: going on from step {at.step} of {saved}", flush=True)
     elif saved.exists():
         accelerator.print(f"{STAGE}: {saved} belongs to another training or is damaged; beginning anew", flush=True)
-    at = at or checkpoint.Progress()
+    start = at or checkpoint.Progress()
 
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
-    batches = [batch_indices(k, files.seed, len(pairs), settings.batch_size)[rank].tolist() for k in range(at.step, settings.steps)]
-    loader = DataLoader(pairs, batch_sampler=batches, num_workers=settings.num_workers, pin_memory=accelerator.device.type == "cuda")
+    batches = [
+        batch_indices(k, files.seed, len(pairs), settings.batch_size)[rank].tolist()
+        for k in range(start.step, settings.steps)
+    ]
+    loader = DataLoader(
+        pairs, batch_sampler=batches, num_workers=settings.num_workers, pin_memory=accelerator.device.type == "cuda"
+    )
     adapters.train()
     distill = accelerator.prepare(distillation)
-    with progress(None, STAGE, total=settings.steps, initial=at.step) as bar:
-        for at in train(distill, adapters, optimizer, loader, settings, files.seed, at, accelerator):
+    with progress(None, STAGE, total=settings.steps, initial=start.step) as bar:
+        for at in train(distill, adapters, optimizer, loader, settings, files.seed, start, accelerator):
             bar.update()
             if at.rows:
                 bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)

@@ -61,7 +61,12 @@ def write(path: str | Path, shard: Shard) -> None:
         chunks = (1, per_chunk, *shard.pairs.shape[2:])
         # Compression would cost more than the few per cent it saves on half-precision latents.
         array = group.create_array(
-            "pairs", shape=shard.pairs.shape, chunks=chunks, dtype=shard.pairs.dtype, fill_value=np.nan, compressors=None
+            "pairs",
+            shape=shard.pairs.shape,
+            chunks=chunks,
+            dtype=shard.pairs.dtype,
+            fill_value=np.nan,
+            compressors=None,
         )
         array[:] = shard.pairs
         for name, values in _columns(shard).items():
@@ -139,14 +144,20 @@ class Pairs:
         first, seen = self.shards[0], {}
         for path, shard in zip(self.paths, self.shards, strict=True):
             if shard.provenance["base"]["fingerprint"] != first.provenance["base"]["fingerprint"]:
-                raise UserError(f"{path}: sampled from another base model than {self.paths[0]}; train on shards of one base")
+                raise UserError(
+                    f"{path}: sampled from another base model than {self.paths[0]}; train on shards of one base"
+                )
             ours, theirs = (_comparable(s.provenance) for s in (first, shard))
             if ours != theirs or shard.pairs.shape[1:] != first.pairs.shape[1:]:
                 keys = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
-                raise UserError(f"{path}: sampled with other settings ({', '.join(keys)}) than {self.paths[0]}; sample it again")
+                raise UserError(
+                    f"{path}: sampled with other settings ({', '.join(keys)}) than {self.paths[0]}; sample it again"
+                )
             for index in shard.index.tolist():
                 if index in seen:
-                    raise UserError(f"{path}: trajectory {index} is in {seen[index]} too; delete the file that is left over")
+                    raise UserError(
+                        f"{path}: trajectory {index} is in {seen[index]} too; delete the file that is left over"
+                    )
                 seen[index] = path
 
     def __len__(self) -> int:
@@ -159,8 +170,15 @@ class Pairs:
         shard, row = self.shards[number], trajectory - self._starts[number]
         x, target = np.asarray(self._array(number)[row, step])
         if not np.isfinite(target).all():
-            raise UserError(f"{self.paths[number]}: trajectory {shard.index[row]} is incomplete; delete the file and sample it again")
-        item = {"x": x, "target": target, "timestep": shard.timesteps[step], "guidance_scale": shard.guidance_scale[row]}
+            raise UserError(
+                f"{self.paths[number]}: trajectory {shard.index[row]} is incomplete; delete the file and sample it again"
+            )
+        item = {
+            "x": x,
+            "target": target,
+            "timestep": shard.timesteps[step],
+            "guidance_scale": shard.guidance_scale[row],
+        }
         return item | {f"conditions/{name}": values[row] for name, values in shard.conditions.items()}
 
     def _array(self, number: int) -> np.ndarray | zarr.Array:

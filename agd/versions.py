@@ -1,4 +1,6 @@
-"""One integer per stage. Raising it reruns that stage and what follows; see docs/artifacts.md, "What invalidates a result"."""
+"""One integer per stage. Raising it reruns that stage and what follows (docs/artifacts.md, "What invalidates a result").
+
+`python -m agd.fingerprints` keeps versions.lock in step."""
 
 VERSIONS = {
     "prepare_digits": 1,

@@ -103,7 +103,9 @@ def train_autoencoder(x: torch.Tensor, settings: Settings) -> AutoencoderKL:
     return vae.eval()
 
 
-def train_denoiser(z: torch.Tensor, labels: torch.Tensor, scheduler: DDIMScheduler, settings: Settings) -> DiTTransformer2DModel:
+def train_denoiser(
+    z: torch.Tensor, labels: torch.Tensor, scheduler: DDIMScheduler, settings: Settings
+) -> DiTTransformer2DModel:
     """Fit the denoiser to scaled latents z (n, 1, 8, 8): predict the noise; returns the average of its weights."""
     model = new_denoiser().to(z.device).eval()  # eval: no label dropout inside the blocks
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
@@ -116,7 +118,9 @@ def train_denoiser(z: torch.Tensor, labels: torch.Tensor, scheduler: DDIMSchedul
         dropped = torch.rand(settings.batch_size, device=z.device) < settings.label_dropout
         noise = torch.randn_like(z[chosen])
         predicted = model(
-            scheduler.add_noise(z[chosen], noise, t), timestep=t, class_labels=labels[chosen].masked_fill(dropped, CLASSES)
+            scheduler.add_noise(z[chosen], noise, t),
+            timestep=t,
+            class_labels=labels[chosen].masked_fill(dropped, CLASSES),
         ).sample
         return nn.functional.mse_loss(predicted, noise)
 

@@ -64,7 +64,9 @@ def run(files, settings: Settings) -> None:
     device = devices.device(settings.device)
     output = Path(files.output)
     model, accuracy = train(settings, device)
-    made = provenance(STAGE, {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}, devices.describe(device))
+    made = provenance(
+        STAGE, {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}, devices.describe(device)
+    )
     with writing(output.with_suffix(".json")) as aside:
         aside.write_bytes(json_bytes({"test_accuracy": accuracy, "provenance": made}))
     with writing(output) as aside:

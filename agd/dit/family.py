@@ -5,12 +5,15 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, DiTPipeline
+from diffusers.utils import logging
 from torch import nn
 
 from agd import base_model, config
 from agd.attach import Anatomy
 from agd.errors import UserError
 from agd.provenance import model_fingerprint
+
+logging.disable_progress_bar()  # a stage shows one bar of its own
 
 
 def _attentions(denoiser: nn.Module) -> dict[str, nn.Module]:
@@ -76,12 +79,9 @@ class DiT:
             )
         steps = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["num_train_timesteps"]
         if settings.num_inference_steps > steps:
-            raise UserError(f"num_inference_steps: {settings.num_inference_steps} is more than the {steps} that {name} was trained with")
-
-    @staticmethod
-    def count(settings) -> int:
-        """How many trajectories the settings ask for."""
-        return settings.num_per_class * len(config.class_labels(settings.class_labels))
+            raise UserError(
+                f"num_inference_steps: {settings.num_inference_steps} is more than the {steps} that {name} was trained with"
+            )
 
     def conditions(self, indices: list[int], settings) -> dict[str, torch.Tensor]:
         """What samples of these indices are conditioned on: classes in turn. {"class_label": (B,) int64}."""
@@ -96,7 +96,9 @@ class DiT:
         """One pass: (B, C, H, W) in any float dtype, t () or (B,) -> (B, C, H, W) float32. A learned sigma, which
         comes as C more channels, is left out: guidance and DDIM use the mean only."""
         t_B = t.expand(x_BCHW.shape[0])
-        output = self.denoiser(x_BCHW.to(self.dtype), timestep=t_B, class_labels=conditions["class_label"], return_dict=False)[0]
+        output = self.denoiser(
+            x_BCHW.to(self.dtype), timestep=t_B, class_labels=conditions["class_label"], return_dict=False
+        )[0]
         return output[:, : self.channels].float()
 
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:

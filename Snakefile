@@ -1,0 +1,24 @@
+# Adapter guidance distillation: from a base model to a comparison of one pass with two. docs/running.md explains.
+from snakemake.utils import min_version
+
+min_version("9.0")
+shell.prefix(f"export PYTHONPATH='{workflow.basedir}'; ")
+
+
+include: "rules/common.smk"
+include: "rules/paths.smk"
+include: "rules/prepare_digits.smk"
+include: "rules/train_classifier.smk"
+include: "rules/train_base.smk"
+include: "rules/prepare_reference.smk"
+include: "rules/sample_trajectories.smk"
+include: "rules/train.smk"
+include: "rules/sample.smk"
+include: "rules/calculate_metrics.smk"
+include: "rules/tabulate.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/digits-dit/fid.json",

@@ -1,0 +1,24 @@
+rule calculate_metrics:
+    input:
+        samples=samples,
+        costs=costs,
+        reference="results/{model}/reference.npz",
+        weights=features_weights,
+    output:
+        "results/{model}/seed{seed}/metrics/{method}/w{scale}/n{steps}.json",
+    log:
+        "results/logs/calculate_metrics/{model}/seed{seed}/{method}/w{scale}/n{steps}.log",
+    benchmark:
+        "results/benchmarks/calculate_metrics/{model}/seed{seed}/{method}/w{scale}/n{steps}.tsv"
+    conda:
+        "../envs/agd.yaml"
+    resources:
+        gpu=gpu("calculate_metrics"),
+    params:
+        version=VERSIONS["calculate_metrics"],
+        door=door("calculate_metrics"),
+        what=what("calculate_metrics"),
+        how=how("calculate_metrics"),
+    shell:
+        "python -m {params.door} --samples {input.samples} --ref {input.reference} --output {output}"
+        " {params.what} {params.how} 2>&1 | tee {log}"

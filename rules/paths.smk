@@ -1,0 +1,120 @@
+# Input functions: which files a job reads, and the checks that need a job to be wanted. No rules.
+
+TRAINED_BASE = "results/{model}/base"
+BASE_FILES = [
+    "model_index.json",
+    "provenance.json",
+    "scheduler/scheduler_config.json",
+    "transformer/config.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+]
+MADE_HERE = ["results/digits/images.zip", "results/digits/classifier.safetensors"]
+
+
+def base(wildcards):
+    return config["models"][wildcards.model]["base_model"]
+
+
+def base_files(wildcards):
+    """The files of a base model: trained here, or a folder of the user's; none for one on the hub."""
+    name = base(wildcards)
+    if name == TRAINED_BASE.format(model=wildcards.model):
+        return expand("{folder}/{file}", folder=name, file=BASE_FILES)
+    try:
+        folder = base_model.locate(name, f"models.{wildcards.model}.base_model", download=False)
+    except UserError as error:
+        stop(error)
+    return base_model.files(folder) if Path(name).is_dir() else []
+
+
+def reference(wildcards):
+    return config["models"][wildcards.model]["reference"]
+
+
+def reference_file(wildcards):
+    """The reference, if it is one file; a folder's images are too many to be watched one by one."""
+    key, path = f"models.{wildcards.model}.reference", reference(wildcards)
+    if path is None:
+        stop(f"{key}: not set; give a folder or .zip of real images, or an .npz of statistics")
+    if path not in MADE_HERE and not Path(path).exists():
+        stop(f"{key}: {path} is not there; give a folder or .zip of real images, or an .npz of statistics")
+    return [] if Path(path).is_dir() else path
+
+
+def features_weights(wildcards):
+    """The feature extractor's weights, if they are a file and not to be downloaded."""
+    path = settings("prepare_reference", wildcards)["features_weights"]
+    if path and path not in MADE_HERE and not Path(path).is_file():
+        stop(f"models.{wildcards.model}.prepare_reference.features_weights: {path} is not there; check the path")
+    return path or []
+
+
+def shards(wildcards):
+    folder = "results/{model}/seed{seed}/trajectories/guided"
+    return expand(f"{folder}/{{chunk}}.zarr.zip", **wildcards, chunk=chunks("sample_trajectories", wildcards.model))
+
+
+def adapter_files(wildcards):
+    """The adapter that a method samples with; none for `none` and `cfg`."""
+    if wildcards.method in ("none", "cfg"):
+        return []
+    if wildcards.method not in config["models"][wildcards.model]["adapters"]:
+        stop(f"models.{wildcards.model}.adapters: {wildcards.method!r} is not there; add it, or use none or cfg")
+    folder = "results/{model}/seed{seed}/adapters/{method}"
+    return expand(f"{folder}/{{file}}", **wildcards, file=["adapter.safetensors", "config.json"])
+
+
+def guidance(wildcards):
+    """A param: how a method guides."""
+    if wildcards.method in ("none", "cfg"):
+        return f"--guidance {wildcards.method}"
+    return "--guidance adapter --dir results/{model}/seed{seed}/adapters/{method}".format(**wildcards)
+
+
+def sample_chunks(wildcards, suffix):
+    folder = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}"
+    return expand(f"{folder}/{{chunk}}{suffix}", **wildcards, chunk=chunks("sample", wildcards.model))
+
+
+def samples(wildcards):
+    return sample_chunks(wildcards, ".zip")
+
+
+def costs(wildcards):
+    return sample_chunks(wildcards, ".json")
+
+
+def compared(pattern, model, **more):
+    """Paths of the three methods of the main comparison."""
+    chosen = settings_of.settings(config, model, "sample")
+    scales = {"none": "1", "cfg": f"{chosen['guidance_scale']:g}", "agd": f"{chosen['guidance_scale']:g}"}
+    steps = chosen["num_inference_steps"]
+    return [
+        path
+        for method, scale in scales.items()
+        for path in expand(pattern, model=model, method=method, scale=scale, steps=steps, **more)
+    ]
+
+
+def compared_metrics(wildcards):
+    pattern = "results/{model}/seed{seed}/metrics/{method}/w{scale}/n{steps}.json"
+    return compared(pattern, wildcards.model, seed=config["seeds"])
+
+
+def compared_samples(wildcards):
+    pattern = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/000000.zip"
+    return compared(pattern, wildcards.model, seed=config["seeds"][0])
+
+
+def training_tables(wildcards):
+    return expand("results/{model}/seed{seed}/adapters/agd/training.csv", model=wildcards.model, seed=config["seeds"])
+
+
+def compared_adapter(wildcards):
+    return "results/{model}/seed{seed}/adapters/agd/config.json".format(model=wildcards.model, seed=config["seeds"][0])
+
+
+def columns(wildcards, resources):
+    return settings("sample", wildcards)["columns"]

@@ -1,0 +1,13 @@
+rule prepare_digits:
+    output:
+        "results/digits/images.zip",
+    log:
+        "results/logs/prepare_digits.log",
+    benchmark:
+        "results/benchmarks/prepare_digits.tsv"
+    conda:
+        "../envs/agd.yaml"
+    params:
+        version=VERSIONS["prepare_digits"],
+    shell:
+        "python -m agd.digits.prepare_digits --output {output} 2>&1 | tee {log}"

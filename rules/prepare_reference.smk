@@ -1,0 +1,22 @@
+rule prepare_reference:
+    input:
+        images=reference_file,
+        weights=features_weights,
+    output:
+        "results/{model}/reference.npz",
+    log:
+        "results/logs/prepare_reference/{model}.log",
+    benchmark:
+        "results/benchmarks/prepare_reference/{model}.tsv"
+    conda:
+        "../envs/agd.yaml"
+    resources:
+        gpu=gpu("prepare_reference"),
+    params:
+        version=VERSIONS["prepare_reference"],
+        reference=reference,
+        what=what("prepare_reference"),
+        how=how("prepare_reference"),
+    shell:
+        "python -m agd.prepare_reference --reference {params.reference:q} --output {output}"
+        " {params.what} {params.how} 2>&1 | tee {log}"

@@ -1,0 +1,26 @@
+rule sample:
+    input:
+        base=base_files,
+        adapter=adapter_files,
+    output:
+        images="results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.zip",
+        cost="results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.json",
+    log:
+        "results/logs/sample/{model}/seed{seed}/{method}/w{scale}/n{steps}/{chunk}.log",
+    benchmark:
+        "results/benchmarks/sample/{model}/seed{seed}/{method}/w{scale}/n{steps}/{chunk}.tsv"
+    conda:
+        "../envs/agd.yaml"
+    resources:
+        gpu=gpu("sample"),
+    params:
+        version=VERSIONS["sample"],
+        door=door("sample"),
+        base=base,
+        guidance=guidance,
+        chunk=chunk("sample"),
+        what=what("sample", guidance_scale="scale", num_inference_steps="steps"),
+        how=how("sample"),
+    shell:
+        "python -m {params.door} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
+        " --seed {wildcards.seed} {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"

@@ -1,0 +1,24 @@
+rule tabulate:
+    input:
+        metrics=compared_metrics,
+        samples=compared_samples,
+        training=training_tables,
+        adapter=compared_adapter,
+    output:
+        record="results/{model}/fid.json",
+        table="results/{model}/fid.txt",
+        samples=report("results/{model}/samples.png", caption="../report/samples.rst", category="{model}"),
+        training=report("results/{model}/training.png", caption="../report/training.rst", category="{model}"),
+    log:
+        "results/logs/tabulate/{model}.log",
+    benchmark:
+        "results/benchmarks/tabulate/{model}.tsv"
+    conda:
+        "../envs/agd.yaml"
+    params:
+        version=VERSIONS["tabulate"],
+        columns=columns,
+    shell:
+        "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {input.samples}"
+        " --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
+        " --output-dir $(dirname {output.record}) 2>&1 | tee {log}"

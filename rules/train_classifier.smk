@@ -1,0 +1,16 @@
+rule train_classifier:
+    output:
+        weights="results/digits/classifier.safetensors",
+        accuracy="results/digits/classifier.json",
+    log:
+        "results/logs/train_classifier.log",
+    benchmark:
+        "results/benchmarks/train_classifier.tsv"
+    conda:
+        "../envs/agd.yaml"
+    params:
+        version=VERSIONS["train_classifier"],
+        what=what("train_classifier"),
+        how=how("train_classifier"),
+    shell:
+        "python -m agd.digits.train_classifier --output {output.weights} {params.what} {params.how} 2>&1 | tee {log}"
