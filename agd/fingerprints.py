@@ -74,10 +74,17 @@ def closure(names: list[str]) -> dict[str, ast.Module]:
     return trees
 
 
+def skeleton(node) -> list | str:
+    """A syntax tree as nested lists, the same in every version of Python (`ast.dump` is not)."""
+    if isinstance(node, ast.AST):
+        return [type(node).__name__, *(skeleton(value) for _, value in ast.iter_fields(node) if value not in (None, []))]
+    return [skeleton(item) for item in node] if isinstance(node, list) else repr(node)
+
+
 def fingerprint(stage: str) -> str:
     """sha256 of a stage's code."""
     trees = closure(roots(stage))
-    text = "\n".join(f"{name}\n{ast.dump(trees[name])}" for name in sorted(trees))
+    text = "\n".join(f"{name}\n{skeleton(trees[name])}" for name in sorted(trees))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

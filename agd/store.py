@@ -23,7 +23,8 @@ def save(adapters: Adapters, folder: str | Path, record: dict) -> None:
     shape = {"layers": adapters.layer_widths, "features": adapters.feature_widths}
     description = {"adapter": dataclasses.asdict(adapters.config), "base_shape": shape, **record}
     with writing(folder / WEIGHTS) as aside:
-        metadata = {"format": "pt", "agd": json.dumps(description, sort_keys=True)}
+        # One entry, and no more: safetensors writes several in random order, and equal work should leave equal bytes.
+        metadata = {"agd": json.dumps(description, sort_keys=True)}
         save_file({k: v.detach().cpu().contiguous() for k, v in adapters.state_dict().items()}, aside, metadata)
     with writing(folder / CONFIG) as aside:
         aside.write_bytes(json_bytes(description))

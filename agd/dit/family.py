@@ -46,7 +46,7 @@ class DiT:
         """Open a folder or hub id. images: load the autoencoder too. Raises UserError if it is no DiT pipeline."""
         folder = base_model.locate(name)
         base_model.index(folder, "DiTPipeline")
-        pipe = DiTPipeline.from_pretrained(folder, torch_dtype=dtype, **({} if images else {"vae": None}))
+        pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, **({} if images else {"vae": None}))
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
         # DDIM: deterministic, so that a trajectory belongs to its noise; it needs no learned sigma. Latents have no range
         # to be clipped to, whatever the checkpoint says.

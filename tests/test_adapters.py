@@ -1,0 +1,200 @@
+"""Adapters on a frozen denoiser: a table of kinds x checks."""
+
+import copy
+
+import pytest
+import torch
+from conftest import random_dit
+
+from agd import attach, store
+from agd.adapters import AdapterConfig, ScalarEncoder, position_code
+from agd.dit.family import ANATOMY
+from agd.errors import UserError
+
+KINDS = [(kind, encoder) for kind in ("cross_attention", "offset") for encoder in ("shared", "per_layer")]
+
+
+def call(model, w=None):
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(3, 2, 4, 4, generator=generator)
+    arguments = dict(timestep=torch.tensor([0, 500, 999]), class_labels=torch.tensor([0, 5, 9]), return_dict=False)
+    if w is None:
+        return model(x, **arguments)[0]
+    with model.agd.scale(w):
+        return model(x, **arguments)[0]
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
+def config(request) -> AdapterConfig:
+    kind, encoder = request.param
+    return AdapterConfig(kind=kind, encoder=encoder, hidden_size=8, guidance_scale_max=3.0)
+
+
+@pytest.fixture
+def moved(config):
+    """A model whose adapters have left zero."""
+    model = random_dit()
+    adapters = attach.attach(model, config, ANATOMY)
+    for layer in adapters.layers.values():
+        torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
+    return model
+
+
+def test_zero_output_weights_are_the_base_bit_for_bit(config):
+    model = random_dit()
+    before = call(model)
+    attach.attach(model, config, ANATOMY)
+    assert torch.equal(call(model, w=2.0), before)
+
+
+def test_without_zero_init_the_output_moves_at_once(config):
+    model = random_dit()
+    before = call(model)
+    attach.attach(model, AdapterConfig(**{**vars(config), "zero_init": False}), ANATOMY)
+    assert not torch.allclose(call(model, w=2.0), before)
+
+
+def test_detached_is_the_base_bit_for_bit(moved):
+    base = random_dit()
+    assert not torch.allclose(call(moved, w=2.0), call(base))
+    attach.detach(moved)
+    assert torch.equal(call(moved), call(base))
+    assert list(moved.state_dict()) == list(base.state_dict())
+
+
+def test_the_base_keeps_its_names_and_values(moved):
+    names = [name for name in moved.state_dict() if not name.startswith("agd.")]
+    base = random_dit().state_dict()
+    assert names == list(base)
+    assert all(torch.equal(moved.state_dict()[name], base[name]) for name in names)
+
+
+def test_only_adapters_have_gradients(moved):
+    call(moved, w=2.0).square().sum().backward()
+    with_gradient = {name for name, p in moved.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, p in moved.named_parameters() if name.startswith("agd.")}
+
+
+def test_scale_of_one_or_less_bypasses_each_sample_for_itself(moved):
+    base = call(random_dit())
+    mixed = call(moved, w=torch.tensor([1.0, 2.0, 0.5]))
+    assert torch.equal(mixed[0], base[0])
+    assert torch.equal(mixed[2], base[2])
+    assert not torch.allclose(mixed[1], base[1])
+
+
+def test_every_condition_matters(moved):
+    x = torch.randn(1, 2, 4, 4)
+
+    def answer(t, label, w):
+        """What the adapters add, the base's own answer taken off."""
+        arguments = dict(timestep=torch.tensor([t]), class_labels=torch.tensor([label]), return_dict=False)
+        with moved.agd.scale(w):
+            return moved(x, **arguments)[0]
+
+    assert not torch.allclose(answer(500, 3, 2.0), answer(500, 3, 2.5))
+    # The base itself depends on t and the class: look at the adapters' tokens instead.
+    features = {}
+    for t, label in ((500, 3), (400, 3), (500, 4)):
+        answer(t, label, 2.0)
+        features[t, label] = {k: v.clone() for k, v in moved.agd.current.features.items()}
+    assert not torch.equal(features[500, 3]["timestep"], features[400, 3]["timestep"])
+    assert not torch.equal(features[500, 3]["class"], features[500, 4]["class"])
+
+
+@pytest.mark.parametrize(("use_timestep", "use_condition"), [(False, True), (True, False), (False, False)])
+def test_unused_conditions_are_left_out(config, use_timestep, use_condition):
+    model = random_dit()
+    chosen = AdapterConfig(**{**vars(config), "use_timestep": use_timestep, "use_condition": use_condition})
+    adapters = attach.attach(model, chosen, ANATOMY)
+    assert ("timestep" in adapters.feature_widths, "class" in adapters.feature_widths) == (use_timestep, use_condition)
+    assert call(model, w=2.0).shape == (3, 2, 4, 4)
+
+
+def test_saved_and_loaded_is_the_same(moved, tmp_path):
+    store.save(moved.agd, tmp_path, {"provenance": {}})
+    fresh = random_dit()
+    store.load(fresh, tmp_path, ANATOMY)
+    assert torch.equal(call(fresh, w=2.0), call(moved, w=2.0))
+
+
+def test_loads_on_a_fine_tune_and_refuses_another_shape(moved, tmp_path):
+    store.save(moved.agd, tmp_path, {"provenance": {}})
+    store.load(random_dit(seed=9), tmp_path, ANATOMY)
+    with pytest.raises(UserError, match="2 attentions of width 16.*3 attentions of width 16"):
+        store.load(random_dit(layers=3), tmp_path, ANATOMY)
+    wider = random_dit(heads=4)
+    before = call(wider)
+    with pytest.raises(UserError, match="another shape"):
+        store.load(wider, tmp_path, ANATOMY)
+    assert torch.equal(call(wider), before)
+
+
+def test_a_deep_copy_has_adapters_of_its_own(moved):
+    twin = copy.deepcopy(moved)
+    before = call(moved, w=2.0)
+    assert torch.equal(call(twin, w=2.0), before)
+    for parameter in twin.agd.parameters():
+        torch.nn.init.normal_(parameter)
+    assert not torch.allclose(call(twin, w=2.0), before)
+    assert torch.equal(call(moved, w=2.0), before)
+    attach.detach(twin)
+    assert torch.equal(call(twin), call(random_dit()))
+
+
+def test_dropout_acts_in_training_only():
+    model = random_dit()
+    adapters = attach.attach(model, AdapterConfig(hidden_size=8, dropout=0.5, zero_init=False), ANATOMY)
+    adapters.train()
+    assert not torch.equal(call(model, w=2.0), call(model, w=2.0))
+    adapters.eval()
+    assert torch.equal(call(model, w=2.0), call(model, w=2.0))
+
+
+def test_half_precision_base_keeps_its_format_and_adapters_theirs(config):
+    model = random_dit().to(torch.bfloat16)
+    adapters = attach.attach(model, config, ANATOMY)
+    assert {p.dtype for p in adapters.parameters()} == {torch.float32}
+    x = torch.randn(2, 2, 4, 4, dtype=torch.bfloat16)
+    with adapters.scale(2.0):
+        out = model(x, timestep=torch.tensor([1, 2]), class_labels=torch.tensor([1, 2]), return_dict=False)[0]
+    assert out.dtype == torch.bfloat16
+
+
+def test_attaching_twice_and_detaching_nothing_say_so():
+    model = random_dit()
+    with pytest.raises(UserError, match="carries no adapters"):
+        attach.detach(model)
+    attach.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
+    with pytest.raises(UserError, match="carries adapters already"):
+        attach.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
+
+
+def test_a_call_without_a_scale_warns_once_and_is_the_base():
+    model = random_dit()
+    attach.attach(model, AdapterConfig(hidden_size=8, zero_init=False), ANATOMY)
+    with pytest.warns(UserWarning, match="without a guidance scale"):
+        assert torch.equal(call(model), call(random_dit()))
+    call(model)  # a second warning would be an error here
+
+
+def test_unknown_kinds_are_named():
+    with pytest.raises(UserError, match="kind: 'lora' is unknown; choose one of cross_attention, offset"):
+        AdapterConfig(kind="lora")
+    with pytest.raises(UserError, match="encoder: 'none'"):
+        AdapterConfig(encoder="none")
+
+
+def test_nearby_scales_are_nearby_and_far_ones_are_not():
+    torch.manual_seed(0)
+    encode = ScalarEncoder(64)
+    at = encode(torch.tensor([0.5, 0.501, 0.9]))
+    near, far = (at[0] - at[1]).norm(), (at[0] - at[2]).norm()
+    assert near < far / 10
+
+
+def test_position_code_tells_places_apart():
+    code = position_code(5, 8)
+    assert code.shape == (5, 8)
+    assert torch.equal(code[0], torch.tensor([0.0, 1.0] * 4))
+    assert torch.cdist(code, code).fill_diagonal_(1).min() > 0.1

@@ -1,0 +1,165 @@
+"""Training: what it learns, that it can be stopped, shared and repeated, and that the base is not touched."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import command, settings_of
+from safetensors.torch import load_file
+
+from agd import checkpoint, train
+from agd.dit.family import DiT
+
+
+@pytest.fixture(scope="module")
+def shards(base, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trajectories")
+    words = ["--base-model", base, "--num-per-class", 1, "--num-inference-steps", 10, "--output-dir", folder]
+    command("sample_trajectories", *words)
+    return folder
+
+
+def words(shards, folder, *more, steps=20) -> list:
+    return [
+        *("--dir", folder, "--data-path", shards, "--steps", steps, "--hidden-size", 8, "--batch-size", 8),
+        *("--log-interval", 5, "--checkpoint-interval", 7, *more),
+    ]
+
+
+def files(folder) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in Path(folder).iterdir()}
+
+
+def test_learns_and_leaves_the_base_as_it_was(base, shards, tmp_path):
+    before = {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(base).rglob("*") if f.is_file()}
+    command("train", *words(shards, tmp_path, "--learning-rate", 0.01, steps=300))
+    assert before == {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(base).rglob("*") if f.is_file()}
+    rows = list(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(5, 301, 5))
+    base_loss, last = float(rows[0]["base_loss"]), float(rows[-1]["loss"])
+    assert last < 0.85 * base_loss
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["size"]["parameters"] == sum(
+        v.numel() for k, v in load_file(tmp_path / "adapter.safetensors").items() if "frequencies" not in k and "phases" not in k
+    )
+    assert described["guidance_scale_range"] == [1, 3]
+
+
+def test_the_base_in_memory_does_not_move(base, shards, tmp_path, monkeypatch):
+    kept = {}
+
+    class Watched(DiT):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            kept["model"] = self.denoiser
+            kept["before"] = {k: v.clone() for k, v in self.denoiser.state_dict().items()}
+
+    import argparse
+
+    given = argparse.Namespace(dir=str(tmp_path), data_path=[str(shards)], base_model=None, seed=0)
+    train.run(given, settings_of("train", train), Watched)
+    after = kept["model"].state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in kept["before"].items())
+    assert any(p.requires_grad for p in kept["model"].parameters())
+    assert not [n for n, p in kept["model"].named_parameters() if p.requires_grad and not n.startswith("agd.")]
+
+
+def test_the_first_loss_is_the_bases_own(base, shards, tmp_path):
+    command("train", *words(shards, tmp_path, "--log-interval", 1, "--learning-rate", 1e-9, "--batch-size", 4096, steps=3))
+    row = next(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
+    assert float(row["loss"]) == pytest.approx(float(row["base_loss"]), rel=0.1)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("stop_at", [3, 7, 16])
+def test_interrupted_and_resumed_equals_undisturbed(shards, tmp_path, monkeypatch, stop_at, dropout):
+    more = ["--dropout", dropout]
+    command("train", *words(shards, tmp_path / "whole", *more))
+    seen, loop = [], train.train
+
+    def stopping(*arguments):
+        for at in loop(*arguments):
+            seen.append(at.step)
+            yield at
+            if at.step == stop_at and len(seen) == stop_at:
+                raise Stopped
+
+    monkeypatch.setattr(train, "train", stopping)
+    with pytest.raises(Stopped):
+        command("train", *words(shards, tmp_path / "cut", *more))
+    left = [name for name in files(tmp_path / "cut")]
+    assert left == ([] if stop_at < 7 else [train.CHECKPOINT])
+    command("train", *words(shards, tmp_path / "cut", *more))
+    assert seen[stop_at] == 1 + stop_at // 7 * 7  # went on after the last checkpoint
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_another_training_is_not_taken_up(shards, tmp_path, capsys):
+    saved = checkpoint.save
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1)).sum().backward()
+    optimizer.step()
+    (tmp_path / "R").mkdir()
+    saved(tmp_path / "R" / train.CHECKPOINT, model, optimizer, checkpoint.Progress(step=9), "another")
+    command("train", *words(shards, tmp_path / "R"))
+    assert "belongs to another training" in capsys.readouterr().out
+    command("train", *words(shards, tmp_path / "fresh"))
+    assert files(tmp_path / "R") == files(tmp_path / "fresh")
+
+
+def test_seeds_differ_and_repeat(shards, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        command("train", *words(shards, tmp_path / name, "--seed", seed))
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files(tmp_path / "a")["adapter.safetensors"] != files(tmp_path / "c")["adapter.safetensors"]
+
+
+def test_reading_workers_change_nothing(shards, tmp_path):
+    command("train", *words(shards, tmp_path / "alone"))
+    command("train", *words(shards, tmp_path / "workers", "--num-workers", 2))
+    assert files(tmp_path / "alone") == files(tmp_path / "workers")
+
+
+def test_two_processes_give_the_same_up_to_summation_order(shards, tmp_path):
+    command("train", *words(shards, tmp_path / "one"))
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "agd.dit.train"]
+    options = words(shards, tmp_path / "two", "--model", "digits-dit")
+    done = subprocess.run([sys.executable, *map(str, launch + options)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-4), name
+
+
+def test_learning_rate_rises_then_falls():
+    chosen = settings_of("train", train, steps=100, warmup_fraction=0.1, learning_rate=1.0, final_learning_rate_fraction=0.01)
+    rates = [train.learning_rate(step, chosen) for step in range(100)]
+    assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_another_base_is_refused(shards, other_base, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command("train", *words(shards, tmp_path, "--base-model", other_base))
+    assert "which is another model than" in capsys.readouterr().err
+
+
+def test_wrong_batch_indices_would_show():
+    first = train.batch_indices(0, 0, 1000, 64)
+    assert torch.equal(first, train.batch_indices(0, 0, 1000, 64))
+    assert not torch.equal(first, train.batch_indices(1, 0, 1000, 64))
+    assert 0 <= first.min()
+    assert first.max() < 1000
