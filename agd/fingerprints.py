@@ -19,6 +19,7 @@ from agd.versions import VERSIONS
 
 PACKAGE = Path(__file__).resolve().parent
 LOCK = PACKAGE.parent / "versions.lock"
+VERSIONS_FILE = PACKAGE / "versions.py"
 _FAMILIES = ("dit",)
 _DIGITS = ("prepare_digits", "train_classifier", "train_base")
 _PER_FAMILY = ("sample_trajectories", "train", "sample", "calculate_metrics")
@@ -77,7 +78,10 @@ def closure(names: list[str]) -> dict[str, ast.Module]:
 def skeleton(node) -> list | str:
     """A syntax tree as nested lists, the same in every version of Python (`ast.dump` is not)."""
     if isinstance(node, ast.AST):
-        return [type(node).__name__, *(skeleton(value) for _, value in ast.iter_fields(node) if value not in (None, []))]
+        return [
+            type(node).__name__,
+            *(skeleton(value) for _, value in ast.iter_fields(node) if value not in (None, [])),
+        ]
     return [skeleton(item) for item in node] if isinstance(node, list) else repr(node)
 
 
@@ -100,12 +104,11 @@ def moved() -> list[str]:
 
 
 def _raise_versions(stages: list[str]) -> None:
-    file = PACKAGE / "versions.py"
-    text = file.read_text(encoding="utf-8")
+    text = VERSIONS_FILE.read_text(encoding="utf-8")
     for stage in stages:
         VERSIONS[stage] += 1
         text = re.sub(rf'("{stage}": )\d+', rf"\g<1>{VERSIONS[stage]}", text)
-    file.write_text(text, encoding="utf-8")
+    VERSIONS_FILE.write_text(text, encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:

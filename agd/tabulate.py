@@ -4,10 +4,11 @@ Gathers what the other stages measured; measures nothing itself.
 """
 
 import argparse
-import csv
 import statistics
 import sys
 from pathlib import Path
+
+import pandas
 
 from agd.artifacts import writing
 from agd.errors import UserError
@@ -107,14 +108,9 @@ def draw_training(path: Path, tables: list[Path]) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for file in tables:
         seed = read_json(file.with_name("config.json"))["provenance"]["seed"]
-        with open(file, newline="") as opened:
-            rows = list(csv.DictReader(opened))
-        (line,) = axes.plot(
-            [int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], label=f"adapter, seed {seed}"
-        )
-        axes.axhline(
-            float(rows[0]["base_loss"]), color=line.get_color(), linestyle="--", label=f"unadapted, seed {seed}"
-        )
+        rows = pandas.read_csv(file)
+        (line,) = axes.plot(rows.step, rows.loss, label=f"adapter, seed {seed}")
+        axes.axhline(rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted, seed {seed}")
     axes.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, None))
     axes.legend(fontsize="small")
     with writing(path) as aside:

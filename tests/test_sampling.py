@@ -105,7 +105,9 @@ def test_unguided_images_are_those_of_the_stock_pipeline(base):
     ours, cost = sample.sample_chunk(model(base, True), chosen, "none", 3, [2, 5], progress(None, "test", total=1))
     pipe = DiTPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
-    stock = pipe([2, 5], guidance_scale=1.0, generator=generators(3, "sample", [2, 5]), num_inference_steps=8, output_type="np")
+    stock = pipe(
+        [2, 5], guidance_scale=1.0, generator=generators(3, "sample", [2, 5]), num_inference_steps=8, output_type="np"
+    )
     assert np.abs(ours.transpose(0, 2, 3, 1) / 255 - stock.images).max() <= 0.5 / 255 + 1e-4
     assert cost["evaluations"] / cost["images"] == 8
 
@@ -131,7 +133,18 @@ def test_images_do_not_depend_on_chunks(base, tmp_path):
 
 
 def test_one_shard_by_itself_is_the_same_file(base, tmp_path):
-    words = ["--base-model", base, "--num-per-class", 1, "--chunk-size", 5, "--num-inference-steps", 4, "--batch-size", 5]
+    words = [
+        "--base-model",
+        base,
+        "--num-per-class",
+        1,
+        "--chunk-size",
+        5,
+        "--num-inference-steps",
+        4,
+        "--batch-size",
+        5,
+    ]
     command("sample_trajectories", *words, "--output-dir", tmp_path / "all")
     command("sample_trajectories", *words, "--output-dir", tmp_path / "own", "--first", 5, "--count", 5)
     assert sorted(f.name for f in (tmp_path / "all").iterdir()) == ["000000.zarr.zip", "000005.zarr.zip"]

@@ -45,7 +45,9 @@ def test_learns_and_leaves_the_base_as_it_was(base, shards, tmp_path):
     assert last < 0.85 * base_loss
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["size"]["parameters"] == sum(
-        v.numel() for k, v in load_file(tmp_path / "adapter.safetensors").items() if "frequencies" not in k and "phases" not in k
+        v.numel()
+        for k, v in load_file(tmp_path / "adapter.safetensors").items()
+        if "frequencies" not in k and "phases" not in k
     )
     assert described["guidance_scale_range"] == [1, 3]
 
@@ -70,7 +72,9 @@ def test_the_base_in_memory_does_not_move(base, shards, tmp_path, monkeypatch):
 
 
 def test_the_first_loss_is_the_bases_own(base, shards, tmp_path):
-    command("train", *words(shards, tmp_path, "--log-interval", 1, "--learning-rate", 1e-9, "--batch-size", 4096, steps=3))
+    command(
+        "train", *words(shards, tmp_path, "--log-interval", 1, "--learning-rate", 1e-9, "--batch-size", 4096, steps=3)
+    )
     row = next(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
     assert float(row["loss"]) == pytest.approx(float(row["base_loss"]), rel=0.1)
 
@@ -143,7 +147,9 @@ def test_two_processes_give_the_same_up_to_summation_order(shards, tmp_path):
 
 
 def test_learning_rate_rises_then_falls():
-    chosen = settings_of("train", train, steps=100, warmup_fraction=0.1, learning_rate=1.0, final_learning_rate_fraction=0.01)
+    chosen = settings_of(
+        "train", train, steps=100, warmup_fraction=0.1, learning_rate=1.0, final_learning_rate_fraction=0.01
+    )
     rates = [train.learning_rate(step, chosen) for step in range(100)]
     assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
     assert rates[10] == pytest.approx(1.0)

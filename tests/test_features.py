@@ -1,0 +1,177 @@
+"""Extractors and references: digits, Inception, DINOv2, folders, zips and statistics."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import command
+from PIL import Image
+
+from agd import features, metrics
+from agd.digits.data import digits
+from agd.digits.train_classifier import Settings, train
+from agd.errors import UserError
+from agd.images import write_images
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    file = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+    command("train_classifier", "--output", file, "--steps", 300, family=None)
+    return file
+
+
+def extractor(classifier) -> features.Extractor:
+    return features.extractor("digits-classifier", str(classifier), CPU)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """The first 60 digits as a folder and as a zip."""
+    root, (pixels, _) = tmp_path_factory.mktemp("images"), digits()
+    pixels = (pixels[:60] * 255).round().to(torch.uint8).numpy()
+    write_images(root / "images.zip", pixels, [f"{i:02d}" for i in range(60)], {})
+    (root / "folder" / "deep").mkdir(parents=True)
+    with zipfile.ZipFile(root / "images.zip") as archive:
+        for name in archive.namelist()[:-1]:
+            (root / "folder" / "deep" / name).write_bytes(archive.read(name))
+    return root
+
+
+def test_classifier_learns_and_says_how_well(classifier):
+    accuracy = json.loads(classifier.with_suffix(".json").read_text())["test_accuracy"]
+    assert accuracy > 0.9
+    _, untrained = train(Settings(1, 8, 1e-6, 0, "cpu"), CPU)
+    assert untrained < 0.5
+
+
+def test_folder_and_zip_give_the_same_statistics(classifier, images):
+    a, b = (
+        features.compute_reference(str(images / name), extractor(classifier), 1000, 16, "test")
+        for name in ("folder", "images.zip")
+    )
+    assert a.n == b.n == 60
+    assert np.allclose(a.features, b.features, atol=1e-5)
+    mu, sigma = metrics.moments(a.features)
+    assert np.allclose(a.mu, mu, atol=1e-5)
+    assert np.allclose(a.sigma, sigma, atol=1e-4)
+
+
+def test_fewer_features_are_kept_but_all_are_counted(classifier, images):
+    whole, some = (
+        features.compute_reference(str(images / "images.zip"), extractor(classifier), most, 16, "test")
+        for most in (1000, 10)
+    )
+    assert some.features.shape == (10, 64)
+    assert np.allclose(some.mu, whole.mu)
+
+
+def test_reference_round_trip_and_its_command(classifier, images, tmp_path):
+    words = ["--features", "digits-classifier", "--features-weights", classifier]
+    for name in ("a", "b"):
+        command(
+            "prepare_reference",
+            "--reference",
+            images / "images.zip",
+            "--output",
+            tmp_path / f"{name}.npz",
+            *words,
+            family=None,
+        )
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    read = features.read_reference(tmp_path / "a.npz")
+    assert (read.n, read.extractor) == (60, "digits-classifier")
+
+
+def test_comparison_with_itself_and_with_noise(classifier, images):
+    reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
+    same = features.compare(reference.features, reference, 3)
+    assert same["fid"] == pytest.approx(0, abs=1e-2)
+    assert (same["precision"], same["recall"]) == (1, 1)
+    noise = np.random.default_rng(0).normal(size=reference.features.shape).astype(np.float32) * 10
+    assert features.compare(noise, reference, 3)["fid"] > 100
+
+
+def test_bare_statistics_give_the_distance_only(tmp_path, classifier, images):
+    reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
+    np.savez(tmp_path / "theirs.npz", mu=reference.mu, sigma=reference.sigma)
+    found = features.compare(reference.features, features.read_reference(tmp_path / "theirs.npz"), 3)
+    assert found["fid"] == pytest.approx(0, abs=1e-2)
+    assert found["kid"] is found["precision"] is found["recall"] is None
+
+
+def test_statistics_of_another_extractor_are_refused(classifier, images, tmp_path, capsys):
+    reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
+    features.write_reference(
+        tmp_path / "other.npz", features.Reference(**{**vars(reference), "extractor": "inception-v3"})
+    )
+    with pytest.raises(SystemExit):
+        command(
+            "calculate_metrics",
+            *("--ref", tmp_path / "other.npz", "--samples", images / "images.zip", "--output", tmp_path / "m.json"),
+            *("--features-weights", classifier),
+        )
+    assert "other.npz: features of inception-v3 or other weights" in capsys.readouterr().err
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_damaged_statistics_are_named(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"PK no")
+    with pytest.raises(UserError, match="bad.npz: not an .npz of statistics"):
+        features.read_reference(tmp_path / "bad.npz")
+    np.savez(tmp_path / "flat.npz", mu=np.zeros(3), sigma=np.zeros(3))
+    with pytest.raises(UserError, match=r"flat.npz: mu \(3,\) and sigma \(3,\)"):
+        features.read_reference(tmp_path / "flat.npz")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # clean-fid's resizer and torch.jit
+def test_inception_goes_through_clean_fid(tmp_path, monkeypatch):
+    class Layers(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(1).flatten(1)[:, :2048]
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = Layers()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    file = tmp_path / "weights.pt"
+    torch.jit.script(Net()).save(str(file))
+    monkeypatch.setattr(features, "INCEPTION_SHA256", features.sha256(file))
+    extract = features.extractor("inception-v3", str(file), CPU)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)) for _ in range(3)]
+    (vectors,) = extract(pictures, 8)
+    assert vectors.shape == (3, 2048)
+    resized = extract.prepare(pictures[0])
+    assert resized.shape == (3, 299, 299)
+    assert vectors[0] == pytest.approx(((resized.mean(0) - 128) / 128).flatten()[:2048].numpy(), abs=1e-5)
+
+
+def test_dinov2_reads_a_local_file(tmp_path):
+    name = "vit_small_patch14_dinov2"  # the smallest of the family; the real one is ViT-L/14
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False)
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), tmp_path / "dino.safetensors")
+    extract = features._dinov2(str(tmp_path / "dino.safetensors"), CPU, name)
+    (vectors,) = extract([Image.new("RGB", (50, 60), "red"), Image.new("L", (8, 8))], 4)
+    assert vectors.shape == (2, model.embed_dim)
+    assert np.isfinite(vectors).all()
+
+
+def test_a_picture_of_any_size_is_a_digit_tensor():
+    assert features.digit_tensor(Image.new("RGB", (80, 80), "white")).shape == (1, 8, 8)
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 128).save(buffer, "PNG")
+    assert features.digit_tensor(Image.open(buffer))[0, 0, 0] == pytest.approx(128 / 255)

@@ -1,0 +1,183 @@
+"""The house: arrows point one way, config and schema and code are in step, versions can't be forgotten."""
+
+import ast
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agd import config, fingerprints
+from agd.errors import UserError
+from agd.versions import VERSIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("sample_trajectories", "train", "sample", "calculate_metrics", "tabulate", "prepare_reference")
+DIGITS = ("prepare_digits", "train_classifier", "train_base")
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def stage_module(stage: str):
+    return importlib.import_module(f"agd.digits.{stage}" if stage in DIGITS else f"agd.{stage}")
+
+
+def test_arrows_point_one_way():
+    wrong = []
+    for file in (ROOT / "agd").rglob("*.py"):
+        name, found = module_name(file), fingerprints.imports(ast.parse(file.read_text()))
+        family = re.match(r"agd\.(dit|sd)\.", name)
+        for other in found:
+            if other.split(".")[0] == "snakemake":
+                wrong.append(f"{name} imports snakemake")
+            if re.fullmatch(rf"agd\.({'|'.join(STAGES)})|agd\.digits\.({'|'.join(DIGITS)})", other):
+                wrong.append(f"{name} imports the stage {other}")
+            if re.match(r"agd\.(dit|sd)\b", other) and not family and name != "agd":
+                wrong.append(f"{name} imports the family {other}")
+    assert wrong == []
+
+
+def test_no_branch_on_a_family_outside_its_room():
+    branch = re.compile(r"(family|model_type|backbone)\s*==")
+    assert [str(f) for f in (ROOT / "agd").glob("*.py") if branch.search(f.read_text())] == []
+
+
+@pytest.mark.parametrize("stage", [s for s in VERSIONS if s in config.schema()["$defs"]])
+def test_settings_are_the_schemas_and_have_no_defaults(stage):
+    fields = dataclasses.fields(stage_module(stage).Settings)
+    assert {field.name for field in fields} == set(config.properties(stage))
+    assert all(field.default is dataclasses.MISSING for field in fields)
+
+
+@pytest.mark.parametrize("stage", [s for s in VERSIONS if s in config.schema()["$defs"]])
+def test_every_setting_is_described_and_read(stage):
+    package = stage_module(stage).__file__
+    readers = [
+        Path(package),
+        *(ROOT / "agd" / "dit").glob("*.py"),
+        ROOT / "agd" / "config.py",
+        ROOT / "rules" / "paths.smk",
+    ]
+    text = "\n".join(file.read_text() for file in readers)
+    for name, spec in config.properties(stage).items():
+        assert len(spec["description"]) > 10, name
+        assert set(spec) <= {"description", "type", "enum", "pattern", "how", "plan", "minimum", "maximum",
+                             "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength"}, name  # fmt: skip
+        assert (
+            re.search(rf'settings\.{name}\b|chosen\["{name}"\]|"{name}"|\b{name} = getattr', text) or stage == "train"
+        ), name
+
+
+def test_shipped_configuration_is_right_and_complete():
+    config.check(config.shipped())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": []}, "seeds: [] is not allowed"),
+        ({"seeds": [1, 1]}, "seeds: [1, 1] is not allowed"),
+        ({"seeds": 3}, "seeds: 3 is not allowed; must be array"),
+        ({"seed": [1]}, "seed: unknown key; allowed are defaults, models, seeds"),
+        ({"models": {"dit": {"trian": {}}}}, "models.dit.trian: unknown key"),
+        (
+            {"models": {"dit": {"train": {"steps": "many"}}}},
+            "models.dit.train.steps: 'many' is not allowed; must be integer",
+        ),
+        ({"models": {"dit": {"train": {"learning_rte": 1}}}}, "models.dit.train.learning_rte: unknown key"),
+        (
+            {"models": {"dit": {"sample_trajectories": {"guidance_min": 7}}}},
+            "guidance_min: 7 is above guidance_max, 6; swap",
+        ),
+        ({"models": {"dit": {"sample_trajectories": {"guidance_min": 0.5}}}}, "guidance_min: 0.5 is not allowed"),
+        ({"models": {"dit": {"sample": {"class_labels": "9-3"}}}}, "models.dit.sample.class_labels: '9-3' is reversed"),
+        (
+            {"models": {"dit": {"adapters": {"agd": {"kind": "lora"}}}}},
+            "models.dit.adapters.agd.kind: 'lora' is not allowed",
+        ),
+        ({"models": {"dit": {"adapters": {"cfg": {}}}}}, "'cfg'"),
+        ({"models": {"new": {"family": "dit"}}}, "models.new.base_model: missing"),
+        ({"models": {"dit": {"family": "gan"}}}, "models.dit.family: 'gan' is not allowed; must be one of dit"),
+        ({"defaults": {"train": {"steps": 0}}}, "defaults.train.steps: 0 is not allowed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_in_the_configuration_is_one_line(change, message):
+    def merge(into, new):
+        for key, value in new.items():
+            into[key] = merge(into.get(key, {}), value) if isinstance(value, dict) else value
+        return into
+
+    with pytest.raises(UserError) as error:
+        config.check(merge(config.shipped(), change))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_versions_lock_is_in_step():
+    assert fingerprints.moved() == [], "run `python -m agd.fingerprints --help`"
+
+
+def test_fingerprints_see_code_and_not_comments(monkeypatch):
+    def of(text: str) -> list:
+        file = ROOT / "agd" / "guidance.py"
+        original = file.read_text()
+        assert "guided = uncond + w * (cond - uncond)" in original
+        with monkeypatch.context() as patch:
+            read = Path.read_text
+            changed = original.replace("    guided = uncond + w * (cond - uncond)", text)
+            patch.setattr(Path, "read_text", lambda self, **o: changed if self == file else read(self, **o))
+            return [stage for stage in VERSIONS if fingerprints.fingerprint(stage) != before[stage]]
+
+    before = {stage: fingerprints.fingerprint(stage) for stage in VERSIONS}
+    assert of("    # why\n    guided = uncond + w * (cond - uncond)") == []
+    assert of("    guided = uncond + 2 * w * (cond - uncond)") == ["sample_trajectories", "sample"]
+
+
+def test_versions_rise_by_one(tmp_path, monkeypatch):
+    (tmp_path / "versions.py").write_text((ROOT / "agd" / "versions.py").read_text())
+    monkeypatch.setattr(fingerprints, "LOCK", tmp_path / "versions.lock")
+    before = dict(VERSIONS)
+    with pytest.raises(SystemExit, match="code of these stages moved"):
+        fingerprints.main([])
+    monkeypatch.setattr(fingerprints, "VERSIONS_FILE", tmp_path / "versions.py")
+    try:
+        fingerprints.main(["--changed", "train"])
+        assert f'"train": {before["train"] + 1}' in (tmp_path / "versions.py").read_text()
+        assert fingerprints.moved() == []
+    finally:
+        VERSIONS.update(before)
+
+
+def test_rules_are_short_and_plain():
+    for file in (ROOT / "rules").glob("*.smk"):
+        text = file.read_text()
+        assert "lambda" not in text
+        assert not re.search(r"^\s*(run|script):", text, re.M)
+        if text.startswith("rule "):
+            shell = text.split("shell:")[1]
+            assert shell.strip().startswith('"python -m ')
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 40
+    assert len((ROOT / "rules" / "common.smk").read_text().splitlines()) < 100
+
+
+def test_environment_for_conda_has_the_locked_versions():
+    locked = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+    (pip,) = [
+        part["pip"]
+        for part in yaml.safe_load((ROOT / "envs" / "agd.yaml").read_text())["dependencies"]
+        if isinstance(part, dict)
+    ]
+    for package in pip:
+        name, _, version = package.partition("==")
+        assert locked[name] == version, package
+
+
+def test_doors_are_a_few_lines():
+    for door in (ROOT / "agd" / "dit").glob("*.py"):
+        if door.name not in ("__init__.py", "family.py"):
+            assert len(door.read_text().splitlines()) < 12
