@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def test_learning_rate_rises_then_falls():
     assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_another_base_is_refused(shards, other_base, tmp_path, capsys):
@@ -167,5 +168,5 @@ def test_wrong_batch_indices_would_show():
     first = train.batch_indices(0, 0, 1000, 64)
     assert torch.equal(first, train.batch_indices(0, 0, 1000, 64))
     assert not torch.equal(first, train.batch_indices(1, 0, 1000, 64))
-    assert 0 <= first.min()
+    assert first.min() >= 0
     assert first.max() < 1000
