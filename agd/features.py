@@ -67,12 +67,13 @@ def digit_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def _digits(weights: str, device: torch.device) -> Extractor:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     model = DigitsClassifier()
     try:
         model.load_state_dict(load_file(_existing(weights)))
-    except RuntimeError:
+    except (RuntimeError, SafetensorError):
         raise UserError(f"features_weights: {weights} doesn't hold the digits classifier; train it again") from None
     return Extractor("digits-classifier", sha256(weights), digit_tensor, model.eval().to(device), device)
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from agd.adapters import AdapterConfig
 from agd.artifacts import make_folder, writing
-from agd.attach import Adapters, Anatomy, attach, layer_widths, used_widths
 from agd.errors import UserError
+from agd.hooks import Adapters, Anatomy, attach, layer_widths, used_widths
 from agd.provenance import json_bytes, read_json
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, default_collate
 from agd import checkpoint, config, devices, store, trajectories
 from agd.adapters import AdapterConfig
 from agd.artifacts import make_folder, seal_of, writing
-from agd.attach import attach, size
 from agd.errors import UserError
+from agd.hooks import attach, size
 from agd.progress import progress
 from agd.provenance import provenance
 from agd.sampling import seed_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_dit
 
-from agd import attach, store
+from agd import hooks, store
 from agd.adapters import AdapterConfig, ScalarEncoder, position_code
 from agd.dit.family import ANATOMY
 from agd.errors import UserError
@@ -34,7 +34,7 @@ def config(request) -> AdapterConfig:
 def moved(config):
     """A model whose adapters have left zero."""
     model = random_dit()
-    adapters = attach.attach(model, config, ANATOMY)
+    adapters = hooks.attach(model, config, ANATOMY)
     for layer in adapters.layers.values():
         torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
     return model
@@ -43,21 +43,21 @@ def moved(config):
 def test_zero_output_weights_are_the_base_bit_for_bit(config):
     model = random_dit()
     before = call(model)
-    attach.attach(model, config, ANATOMY)
+    hooks.attach(model, config, ANATOMY)
     assert torch.equal(call(model, w=2.0), before)
 
 
 def test_without_zero_init_the_output_moves_at_once(config):
     model = random_dit()
     before = call(model)
-    attach.attach(model, AdapterConfig(**{**vars(config), "zero_init": False}), ANATOMY)
+    hooks.attach(model, AdapterConfig(**{**vars(config), "zero_init": False}), ANATOMY)
     assert not torch.allclose(call(model, w=2.0), before)
 
 
 def test_detached_is_the_base_bit_for_bit(moved):
     base = random_dit()
     assert not torch.allclose(call(moved, w=2.0), call(base))
-    attach.detach(moved)
+    hooks.detach(moved)
     assert torch.equal(call(moved), call(base))
     assert list(moved.state_dict()) == list(base.state_dict())
 
@@ -106,7 +106,7 @@ def test_every_condition_matters(moved):
 def test_unused_conditions_are_left_out(config, use_timestep, use_condition):
     model = random_dit()
     chosen = AdapterConfig(**{**vars(config), "use_timestep": use_timestep, "use_condition": use_condition})
-    adapters = attach.attach(model, chosen, ANATOMY)
+    adapters = hooks.attach(model, chosen, ANATOMY)
     assert ("timestep" in adapters.feature_widths, "class" in adapters.feature_widths) == (use_timestep, use_condition)
     assert call(model, w=2.0).shape == (3, 2, 4, 4)
 
@@ -138,13 +138,13 @@ def test_a_deep_copy_has_adapters_of_its_own(moved):
         torch.nn.init.normal_(parameter)
     assert not torch.allclose(call(twin, w=2.0), before)
     assert torch.equal(call(moved, w=2.0), before)
-    attach.detach(twin)
+    hooks.detach(twin)
     assert torch.equal(call(twin), call(random_dit()))
 
 
 def test_dropout_acts_in_training_only():
     model = random_dit()
-    adapters = attach.attach(model, AdapterConfig(hidden_size=8, dropout=0.5, zero_init=False), ANATOMY)
+    adapters = hooks.attach(model, AdapterConfig(hidden_size=8, dropout=0.5, zero_init=False), ANATOMY)
     adapters.train()
     assert not torch.equal(call(model, w=2.0), call(model, w=2.0))
     adapters.eval()
@@ -153,7 +153,7 @@ def test_dropout_acts_in_training_only():
 
 def test_half_precision_base_keeps_its_format_and_adapters_theirs(config):
     model = random_dit().to(torch.bfloat16)
-    adapters = attach.attach(model, config, ANATOMY)
+    adapters = hooks.attach(model, config, ANATOMY)
     assert {p.dtype for p in adapters.parameters()} == {torch.float32}
     x = torch.randn(2, 2, 4, 4, dtype=torch.bfloat16)
     with adapters.scale(2.0):
@@ -164,15 +164,15 @@ def test_half_precision_base_keeps_its_format_and_adapters_theirs(config):
 def test_attaching_twice_and_detaching_nothing_say_so():
     model = random_dit()
     with pytest.raises(UserError, match="carries no adapters"):
-        attach.detach(model)
-    attach.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
+        hooks.detach(model)
+    hooks.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
     with pytest.raises(UserError, match="carries adapters already"):
-        attach.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
+        hooks.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
 
 
 def test_a_call_without_a_scale_warns_once_and_is_the_base():
     model = random_dit()
-    attach.attach(model, AdapterConfig(hidden_size=8, zero_init=False), ANATOMY)
+    hooks.attach(model, AdapterConfig(hidden_size=8, zero_init=False), ANATOMY)
     with pytest.warns(UserWarning, match="without a guidance scale"):
         assert torch.equal(call(model), call(random_dit()))
     call(model)  # a second warning would be an error here

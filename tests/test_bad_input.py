@@ -54,7 +54,7 @@ MISTAKES = [
     ("calculate_metrics", ("--ref", "TMP/empty", "--samples", "TMP/s.zip", "--output", "OUT/m.json"), "TMP/empty: holds no images"),
     ("calculate_metrics", ("--ref", "TMP/none.npz", "--samples", "TMP/s.zip", "--output", "OUT/m.json", "--features-weights", "W"), "TMP/none.npz: not an .npz of statistics"),
     ("calculate_metrics", ("--ref", "TMP/images", "--samples", "TMP/s.zip", "--output", "OUT/m.json", "--features-weights", "W"), "TMP/images/corrupt.png: not an image that can be read"),
-    ("calculate_metrics", ("--ref", "TMP/images", "--samples", "TMP/s.zip", "--output", "OUT/m.json", "--features-weights", "TMP/file"), "TMP/file"),
+    ("calculate_metrics", ("--ref", "TMP/images", "--samples", "TMP/s.zip", "--output", "OUT/m.json", "--features-weights", "TMP/file"), "features_weights: TMP/file doesn't hold the digits classifier"),
     ("calculate_metrics", ("--ref", "TMP/images", "--samples", "TMP/s.zip", "--output", "OUT/m.json", "--features", "inception-v3", "--features-weights", "TMP/file"), "features_weights: TMP/file is not inception-2015-12-05.pt"),
     ("calculate_metrics", ("--ref", "TMP/images", "--samples", "TMP/s.zip", "--output", "OUT/m.json", "--features", "dinov2", "--features-weights", "TMP/none"), "features_weights: TMP/none is not a file"),
 ]  # fmt: skip

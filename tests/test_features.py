@@ -130,7 +130,9 @@ def test_damaged_statistics_are_named(tmp_path):
         features.read_reference(tmp_path / "flat.npz")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # clean-fid's resizer and torch.jit
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:`torch.jit:FutureWarning"
+)  # clean-fid's resizer; torch.jit
 def test_inception_goes_through_clean_fid(tmp_path, monkeypatch):
     class Layers(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

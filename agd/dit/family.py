@@ -9,8 +9,8 @@ from diffusers.utils import logging
 from torch import nn
 
 from agd import base_model, config
-from agd.attach import Anatomy
 from agd.errors import UserError
+from agd.hooks import Anatomy
 from agd.provenance import model_fingerprint
 
 logging.disable_progress_bar()  # a stage shows one bar of its own
