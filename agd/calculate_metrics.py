@@ -86,7 +86,7 @@ def open_reference(source: str, extract: features.Extractor, settings: Settings)
     return reference
 
 
-def run(files, settings: Settings, family=None) -> None:
+def run(files, settings: Settings) -> None:
     """Write one JSON file of distances, costs and provenance."""
     samples = find_samples(files)
     if files.output is None and files.dir is None:

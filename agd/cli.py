@@ -3,6 +3,7 @@ config/default.yaml and the model's file, so that both are written once."""
 
 import argparse
 import importlib
+import inspect
 import shlex
 import sys
 from collections.abc import Callable
@@ -55,6 +56,9 @@ FILES = {
 }  # fmt: skip
 
 
+_DIGITS = ("prepare_digits", "train_classifier", "train_base")  # stages that live in agd/digits/
+
+
 def door(stage: str, family: str | None = None, model: str | None = None) -> Callable[[list[str] | None], None]:
     """The `main` of a stage's module: reads the command line, then imports and runs the stage.
 
@@ -63,12 +67,14 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
     """
 
     def main(argv: list[str] | None = None) -> None:
-        name = ".".join(filter(None, ["agd", family, stage]))
+        name = ".".join(filter(None, ["agd", "digits" if stage in _DIGITS else family, stage]))
         try:
             files, settings = parse(stage, name, model, sys.argv[1:] if argv is None else argv)
-            module = importlib.import_module(f"agd.{stage}" if stage not in _DIGITS else f"agd.digits.{stage}")
-            knows = [importlib.import_module(f"agd.{family}.family").FAMILY] if family else []
-            module.run(files, module.Settings(**settings), *knows)
+            module = importlib.import_module(f"agd.digits.{stage}" if stage in _DIGITS else f"agd.{stage}")
+            # A stage that reads only what others made asks for no family, and is spared importing one.
+            needed = "family" in inspect.signature(module.run).parameters
+            knows = {"family": importlib.import_module(f"agd.{family}.family").FAMILY} if needed else {}
+            module.run(files, module.Settings(**settings), **knows)
         except UserError as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -77,9 +83,6 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
             sys.exit(2)
 
     return main
-
-
-_DIGITS = ("prepare_digits", "train_classifier", "train_base")
 
 
 def parse(stage: str, program: str, model: str | None, argv: list[str]) -> tuple[argparse.Namespace, dict]:
@@ -99,7 +102,7 @@ def parse(stage: str, program: str, model: str | None, argv: list[str]) -> tuple
     for name in ("seed", "first"):
         if getattr(files, name, 0) < 0:
             raise UserError(f"--{name}: {getattr(files, name)} must be 0 or more")
-    if (getattr(files, "count", None) or 1) < 1 or getattr(files, "count", None) == 0:
+    if "count" in files and files.count is not None and files.count < 1:
         raise UserError(f"--count: {files.count} must be 1 or more")
     if "base_model" in files and files.base_model is None and stage == "sample_trajectories" and model:
         files.base_model = shipped["models"][model]["base_model"]

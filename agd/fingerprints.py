@@ -22,7 +22,7 @@ LOCK = PACKAGE.parent / "versions.lock"
 VERSIONS_FILE = PACKAGE / "versions.py"
 _FAMILIES = ("dit",)
 _DIGITS = ("prepare_digits", "train_classifier", "train_base")
-_PER_FAMILY = ("sample_trajectories", "train", "sample", "calculate_metrics")
+_WITH_FAMILY = ("sample_trajectories", "train", "sample")
 # No stage runs these: versions' integers are params of the rules (they would make every bump move every stage), and the
 # package itself is only the public door.
 _NOT_CODE = {"agd", "agd.versions"}
@@ -32,7 +32,7 @@ def roots(stage: str) -> list[str]:
     """The modules that a stage starts from, those that its door imports by name included."""
     if stage in _DIGITS:
         return [f"agd.digits.{stage}"]
-    families = [f"agd.{family}.family" for family in _FAMILIES] if stage in _PER_FAMILY else []
+    families = [f"agd.{family}.family" for family in _FAMILIES] if stage in _WITH_FAMILY else []
     return [f"agd.{stage}", *families]
 
 
