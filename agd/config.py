@@ -59,6 +59,26 @@ def total(stage: str, chosen: dict) -> int:
     return chosen["num_per_class"] * len(class_labels(chosen["class_labels"]))
 
 
+def typed(value, spec: dict | None = None):
+    """The configuration with numbers where the schema wants numbers: Snakemake reads what is inside `--config 'a=[1, 2]'`
+    as text. What can't be read as wanted is left for `check` to name."""
+    spec = schema() if spec is None else spec
+    if "$ref" in spec:
+        spec = schema()["$defs"][spec["$ref"].rsplit("/", 1)[1]]
+    if isinstance(value, dict):
+        others = spec.get("additionalProperties") or {}
+        return {k: typed(v, spec.get("properties", {}).get(k, others)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [typed(item, spec.get("items", {})) for item in value]
+    kinds = spec.get("type", [])
+    if isinstance(value, str) and {"integer", "number", "boolean", "null"} & set(
+        kinds if isinstance(kinds, list) else [kinds]
+    ):
+        read = yaml.safe_load(value)
+        return value if isinstance(read, dict | list) else read
+    return value
+
+
 def check(config: dict) -> None:
     """Raise a UserError, one line that names the key, the value and what is allowed, unless the configuration is right."""
     _check_against(schema(), config, "")

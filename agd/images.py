@@ -85,7 +85,7 @@ def _open(data: bytes, name: str) -> Image.Image:
 
 
 def write_grid(
-    path: str | Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), least: int = 48
+    path: str | Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), least: int = 64
 ) -> None:
     """A picture of rows of equally large images, each labelled on its left; small ones are enlarged to `least` pixels
     by whole factors, so that single pixels stay visible."""

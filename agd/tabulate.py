@@ -106,12 +106,14 @@ def draw_training(path: Path, tables: list[Path]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    top = 0.0
     for file in tables:
         seed = read_json(file.with_name("config.json"))["provenance"]["seed"]
         rows = pandas.read_csv(file)
         (line,) = axes.plot(rows.step, rows.loss, label=f"adapter, seed {seed}")
-        axes.axhline(rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted, seed {seed}")
-    axes.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, None))
+        axes.axhline(rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}")
+        top = max(top, rows.base_loss[0], rows.loss.max())
+    axes.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, 1.08 * top))
     axes.legend(fontsize="small")
     with writing(path) as aside:
         figure.savefig(aside, format="png", dpi=150)

@@ -18,6 +18,7 @@ def stop(error):
     sys.exit(f"agd: error: {error}")
 
 
+config.update(settings_of.typed(config))
 try:
     settings_of.check(config)
 except UserError as error:

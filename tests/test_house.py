@@ -120,6 +120,23 @@ def test_a_mistake_in_the_configuration_is_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
+def test_text_from_the_command_line_becomes_what_the_schema_wants():
+    given = {
+        "seeds": ["1", "2"],
+        "models": {
+            "dit": {"reference": "null", "train": {"steps": "5", "zero_init": "false", "learning_rate": "1e-3"}}
+        },
+        "defaults": {"sample": {"class_labels": "7"}},
+    }
+    read = config.typed(given)
+    assert read["seeds"] == [1, 2]
+    assert read["models"]["dit"] == {
+        "reference": None,
+        "train": {"steps": 5, "zero_init": False, "learning_rate": "1e-3"},
+    }
+    assert read["defaults"]["sample"]["class_labels"] == "7"
+
+
 def test_versions_lock_is_in_step():
     assert fingerprints.moved() == [], "run `python -m agd.fingerprints --help`"
 
