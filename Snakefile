@@ -2,7 +2,7 @@
 from snakemake.utils import min_version
 
 min_version("9.0")
-shell.prefix(f"export PYTHONPATH='{workflow.basedir}'${{PYTHONPATH:+:$PYTHONPATH}}; ")
+shell.prefix(f"export PYTHONPATH='{workflow.basedir}'${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
 
 
 include: "rules/common.smk"

@@ -1,5 +1,6 @@
 """The configuration: read, merged, checked. Imports nothing heavy, for Snakemake reads it at every start."""
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -71,12 +72,14 @@ def typed(value, spec: dict | None = None):
     if isinstance(value, list):
         return [typed(item, spec.get("items", {})) for item in value]
     kinds = spec.get("type", [])
-    if isinstance(value, str) and {"integer", "number", "boolean", "null"} & set(
-        kinds if isinstance(kinds, list) else [kinds]
-    ):
-        read = yaml.safe_load(value)
-        return value if isinstance(read, dict | list) else read
-    return value
+    kinds = set(kinds if isinstance(kinds, list) else [kinds])
+    if not isinstance(value, str) or not kinds & {"integer", "number", "boolean", "null"}:
+        return value
+    read = yaml.safe_load(value)
+    if isinstance(read, str) and "number" in kinds:
+        with contextlib.suppress(ValueError):
+            return float(read)  # 1e-3, which YAML takes for text
+    return value if isinstance(read, dict | list) else read
 
 
 def check(config: dict) -> None:

@@ -132,7 +132,7 @@ def test_text_from_the_command_line_becomes_what_the_schema_wants():
     assert read["seeds"] == [1, 2]
     assert read["models"]["dit"] == {
         "reference": None,
-        "train": {"steps": 5, "zero_init": False, "learning_rate": "1e-3"},
+        "train": {"steps": 5, "zero_init": False, "learning_rate": 0.001},
     }
     assert read["defaults"]["sample"]["class_labels"] == "7"
 
