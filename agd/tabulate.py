@@ -105,7 +105,7 @@ def draw_training(path: Path, tables: list[Path]) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
     top = 0.0
     for file in tables:
         seed = read_json(file.with_name("config.json"))["provenance"]["seed"]
@@ -114,7 +114,7 @@ def draw_training(path: Path, tables: list[Path]) -> None:
         axes.axhline(rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}")
         top = max(top, rows.base_loss[0], rows.loss.max())
     axes.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, 1.08 * top))
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     with writing(path) as aside:
         figure.savefig(aside, format="png", dpi=150)
     pyplot.close(figure)
