@@ -36,8 +36,9 @@ def tiny_run(folder: Path) -> dict[str, list[float]]:
         "--output-dir",
         folder / "T",
     )
-    command("train", "--dir", folder / "R", "--data-path", folder / "T", "--steps", 10, "--hidden-size", 8)
-    command("sample", "--dir", folder / "R", "--num-samples", 12, "--num-inference-steps", 4)
+    learning = ["--steps", 10, "--hidden-size", 8, "--learning-rate", 0.002, "--batch-size", 16]
+    command("train", "--dir", folder / "R", "--data-path", folder / "T", *learning)
+    command("sample", "--dir", folder / "R", "--num-samples", 12, "--num-inference-steps", 4, "--guidance-scale", 2)
     command("prepare_digits", "--output", folder / "digits.zip", family=None)
     command("train_classifier", "--output", folder / "c.safetensors", "--steps", 5, family=None)
     command(

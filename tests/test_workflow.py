@@ -220,7 +220,7 @@ def test_a_printed_command_can_be_pasted(finished, base, classifier):
     """The log of a job's command, run alone, gives the same file."""
     done = snakemake(finished, "-n", "-p", "-F", "--configfile", write(finished, study(base, classifier)))
     line = next(line for line in (done.stdout + done.stderr).splitlines() if "agd.dit.sample_trajectories" in line)
-    output = finished / re.search(r"dirname (\S+)", line)[1]
+    output = finished / re.search(r"dirname ([^ )]+)", line)[1]
     before = output.read_bytes()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(
