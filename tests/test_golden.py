@@ -80,7 +80,8 @@ def test_results_are_those_of_this_version(found, stage):
     assert golden["version"] == VERSIONS[stage], (
         f"{stage} has a new version: run `python {Path(__file__).name}` in tests/"
     )
-    tolerance = 0.02 if stage in ("sample", "calculate_metrics") else 2e-4  # a pixel may round to its neighbour
+    # A pixel may round to its neighbour, and Adam's first steps make much of a gradient's last digits.
+    tolerance = {"sample_trajectories": 2e-4, "train": 2e-3, "sample": 0.02, "calculate_metrics": 0.02}[stage]
     assert found[stage] == pytest.approx(golden["values"], rel=tolerance, abs=tolerance)
 
 
