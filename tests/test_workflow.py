@@ -224,7 +224,11 @@ def test_a_printed_command_can_be_pasted(finished, base, classifier):
     before = output.read_bytes()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(
-        ["bash", "-c", line.split(" 2>&1")[0]], cwd=finished, check=True, env=environment, capture_output=True
+        ["bash", "-c", line.removeprefix("Shell command: ").split(" 2>&1")[0]],
+        cwd=finished,
+        check=True,
+        env=environment,
+        capture_output=True,
     )
     assert output.read_bytes() == before
 
