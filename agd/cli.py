@@ -78,6 +78,9 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
         except UserError as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            sys.exit(130)
         except OSError as error:
             print(f"{name}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
             sys.exit(2)
