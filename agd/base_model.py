@@ -46,7 +46,7 @@ def index(folder: Path, pipeline_class: str) -> dict:
     try:
         found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         name = found["_class_name"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{folder / INDEX}: not a pipeline's index; fetch the model again") from None
     if name != pipeline_class:
         raise UserError(f"{folder}: holds a {name}, not a {pipeline_class}; give a model of this family")

@@ -39,6 +39,13 @@ def find_samples(files) -> list[Path]:
     return found
 
 
+def _comparable(made: dict) -> dict:
+    """What samples of one comparison share. Not the commit, packages or device: a chunk may be made again elsewhere."""
+    adapter = {k: made.get("adapter", {}).get(k) for k in ("settings", "seed", "stage_version")}
+    shared = {k: made.get(k) for k in ("guidance", "seed", "settings", "stage_version")}
+    return {**shared, "base": made["base"]["fingerprint"], "adapter": adapter}
+
+
 def sample_features(paths: list[Path], extract: features.Extractor, batch_size: int) -> tuple[np.ndarray, dict]:
     """Features (n, D) of all images of these sample files, and how they were made. Raises UserError if they don't
     belong together."""
@@ -47,7 +54,7 @@ def sample_features(paths: list[Path], extract: features.Extractor, batch_size: 
         for path in bar:
             images, manifest = read_images(path)
             made = made or manifest["provenance"]
-            if manifest["provenance"] != made:
+            if _comparable(manifest["provenance"]) != _comparable(made):
                 raise UserError(
                     f"{path}: made otherwise than {paths[0]} (see manifest.json in both); sample them again"
                 )

@@ -75,7 +75,12 @@ def typed(value, spec: dict | None = None):
     kinds = set(kinds if isinstance(kinds, list) else [kinds])
     if not isinstance(value, str) or not kinds & {"integer", "number", "boolean", "null"}:
         return value
-    read = yaml.safe_load(value)
+    if "string" in kinds:
+        return None if value == "null" else value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
     if isinstance(read, str) and "number" in kinds:
         with contextlib.suppress(ValueError):
             return float(read)  # 1e-3, which YAML takes for text

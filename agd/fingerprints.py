@@ -80,10 +80,9 @@ def closure(names: list[str]) -> dict[str, ast.Module]:
 def skeleton(node) -> list | str:
     """A syntax tree as nested lists, the same in every version of Python (`ast.dump` is not)."""
     if isinstance(node, ast.AST):
-        return [
-            type(node).__name__,
-            *(skeleton(value) for _, value in ast.iter_fields(node) if value not in (None, [])),
-        ]
+        # Fields by name, for x[:n] and x[n:] differ in nothing else; empty ones left out, for Python's versions differ there.
+        fields = ([name, skeleton(value)] for name, value in ast.iter_fields(node) if value not in (None, []))
+        return [type(node).__name__, *fields]
     return [skeleton(item) for item in node] if isinstance(node, list) else repr(node)
 
 

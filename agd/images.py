@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
     """The images of a sealed zip by name, and its manifest. Raises UserError, naming the file, if it is damaged."""
     with open_zip(path) as archive:
         names = [name for name in archive.namelist() if name != _MANIFEST]
+        if _MANIFEST not in archive.namelist():
+            raise UserError(f"{path}: not a file of samples (it has no {_MANIFEST}); give what `sample` wrote")
         manifest = json.loads(archive.read(_MANIFEST))
         return {name: _open(archive.read(name), f"{path}/{name}") for name in names}, manifest
 
@@ -70,7 +73,7 @@ def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.I
         for name in names:
             try:
                 data = archive.read(name)
-            except zipfile.BadZipFile:
+            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError):
                 raise UserError(f"{source}/{name}: damaged; replace the file") from None
             yield _open(data, f"{source}/{name}")
 
@@ -79,7 +82,7 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(f"{name}: not an image that can be read; replace or delete it") from None
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 

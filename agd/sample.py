@@ -93,7 +93,9 @@ def run(files, settings: Settings, family) -> None:
     if files.output_dir is None and files.dir is None:
         raise UserError("--output-dir: missing; say where the images go")
     description = store.read_description(files.dir) if adapted else None
-    base = files.base_model or description["provenance"]["base"]["name"]
+    base = files.base_model or description.get("provenance", {}).get("base", {}).get("name")
+    if base is None:
+        raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device)
     family.check(base, settings)

@@ -11,7 +11,7 @@ from torch import nn
 from agd.adapters import AdapterConfig
 from agd.artifacts import make_folder, writing
 from agd.errors import UserError
-from agd.hooks import Adapters, Anatomy, attach, layer_widths, used_widths
+from agd.hooks import Adapters, Anatomy, attach, detach, layer_widths, used_widths
 from agd.provenance import json_bytes, read_json
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -46,7 +46,10 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
     """
     description = read_description(folder)
     path = Path(folder) / WEIGHTS
-    config = AdapterConfig(**description["adapter"])
+    try:
+        config = AdapterConfig(**description["adapter"])
+    except TypeError:
+        raise UserError(f"{Path(folder) / CONFIG}: describes another version's adapter; train it again") from None
     here = {"layers": layer_widths(denoiser, anatomy), "features": used_widths(denoiser, config, anatomy)}
     if here != description["base_shape"]:
         raise UserError(
@@ -55,7 +58,11 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
         )
     weights = _read_weights(path)
     adapters = attach(denoiser, config, anatomy)
-    adapters.load_state_dict(weights)
+    try:
+        adapters.load_state_dict(weights)
+    except RuntimeError:
+        detach(denoiser)
+        raise UserError(f"{path}: doesn't fit the {CONFIG} beside it; train the adapter again") from None
     return adapters
 
 

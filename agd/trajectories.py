@@ -159,6 +159,12 @@ class Pairs:
                         f"{path}: trajectory {index} is in {seen[index]} too; delete the file that is left over"
                     )
                 seen[index] = path
+        missing = sorted(set(range(min(seen), max(seen) + 1)) - set(seen))
+        if missing:
+            raise UserError(
+                f"{self.paths[0].parent / shard_name(missing[0])}: missing (no shard holds trajectory {missing[0]}); "
+                f"sample it again with --first {missing[0]}"
+            )
 
     def __len__(self) -> int:
         return self._starts[-1] * self.steps

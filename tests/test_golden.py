@@ -40,7 +40,7 @@ def tiny_run(folder: Path) -> dict[str, list[float]]:
     command("train", "--dir", folder / "R", "--data-path", folder / "T", *learning)
     command("sample", "--dir", folder / "R", "--num-samples", 12, "--num-inference-steps", 4, "--guidance-scale", 2)
     command("prepare_digits", "--output", folder / "digits.zip", family=None)
-    command("train_classifier", "--output", folder / "c.safetensors", "--steps", 5, family=None)
+    command("train_classifier", "--output", folder / "c.safetensors", "--steps", 200, family=None)
     command(
         "calculate_metrics",
         "--dir",
@@ -81,8 +81,8 @@ def test_results_are_those_of_this_version(found, stage):
         f"{stage} has a new version: run `python {Path(__file__).name}` in tests/"
     )
     # A pixel may round to its neighbour, and Adam's first steps make much of a gradient's last digits.
-    tolerance = {"sample_trajectories": 2e-4, "train": 2e-3, "sample": 0.02, "calculate_metrics": 0.02}[stage]
-    assert found[stage] == pytest.approx(golden["values"], rel=tolerance, abs=tolerance)
+    tolerance = {"sample_trajectories": 2e-4, "train": 2e-3, "sample": 0.02, "calculate_metrics": 0}[stage]
+    assert found[stage] == pytest.approx(golden["values"], rel=tolerance or 0.05, abs=tolerance)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,8 @@ def test_text_from_the_command_line_becomes_what_the_schema_wants():
         "train": {"steps": 5, "zero_init": False, "learning_rate": 0.001},
     }
     assert read["defaults"]["sample"]["class_labels"] == "7"
+    for path in ("/data/img #2", "2020", "@data", "[x"):
+        assert config.typed({"models": {"dit": {"reference": path}}})["models"]["dit"]["reference"] == path
 
 
 def test_versions_lock_is_in_step():
@@ -155,6 +157,14 @@ def test_fingerprints_see_code_and_not_comments(monkeypatch):
     before = {stage: fingerprints.fingerprint(stage) for stage in VERSIONS}
     assert of("    # why\n    guided = uncond + w * (cond - uncond)") == []
     assert of("    guided = uncond + 2 * w * (cond - uncond)") == ["sample_trajectories", "sample"]
+
+
+def test_fingerprints_tell_the_ends_of_a_slice_apart():
+    def of(text: str) -> str:
+        return str(fingerprints.skeleton(fingerprints.ast.parse(text)))
+
+    assert of("x[:n]") != of("x[n:]")
+    assert of("def f(a=1): pass") != of("def f(*, a=1): pass")
 
 
 def test_versions_rise_by_one(tmp_path, monkeypatch):

@@ -134,6 +134,13 @@ def test_shards_that_do_not_belong_together(path, second, message):
         trajectories.Pairs([path, other])
 
 
+def test_a_hole_among_the_shards_is_named(path):
+    far = path.parent / trajectories.shard_name(6)
+    trajectories.write(far, shard(6))
+    with pytest.raises(UserError, match=r"000003.zarr.zip: missing \(no shard holds trajectory 3\)"):
+        trajectories.Pairs([path, far])
+
+
 def test_missing_shards_are_named(tmp_path, capsys):
     with pytest.raises(UserError, match="holds no trajectories"):
         trajectories.find([tmp_path])

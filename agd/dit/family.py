@@ -1,6 +1,5 @@
 """Class-conditional diffusion transformers: any DiT that `DiTPipeline.from_pretrained` opens."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from agd import base_model, config
 from agd.errors import UserError
 from agd.hooks import Anatomy
-from agd.provenance import model_fingerprint
+from agd.provenance import model_fingerprint, read_json
 
 logging.disable_progress_bar()  # a stage shows one bar of its own
 
@@ -46,7 +45,11 @@ class DiT:
         """Open a folder or hub id. images: load the autoencoder too. Raises UserError if it is no DiT pipeline."""
         folder = base_model.locate(name)
         base_model.index(folder, "DiTPipeline")
-        pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, **({} if images else {"vae": None}))
+        try:
+            pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, **({} if images else {"vae": None}))
+        except (ValueError, OSError, RuntimeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
         # DDIM: deterministic, so that a trajectory belongs to its noise; it needs no learned sigma. Latents have no range
         # to be clipped to, whatever the checkpoint says.
@@ -77,7 +80,7 @@ class DiT:
             raise UserError(
                 f"guided_channels: {settings.guided_channels} is more than the {described['in_channels']} channels of {name}"
             )
-        steps = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["num_train_timesteps"]
+        steps = read_json(folder / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
         if settings.num_inference_steps > steps:
             raise UserError(
                 f"num_inference_steps: {settings.num_inference_steps} is more than the {steps} that {name} was trained with"
@@ -108,7 +111,7 @@ class DiT:
 
 
 def _config(folder: Path) -> dict:
-    return json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
+    return read_json(folder / "transformer" / "config.json")
 
 
 FAMILY = DiT
