@@ -91,9 +91,9 @@ def check(config: dict) -> None:
     """Raise a UserError, one line that names the key, the value and what is allowed, unless the configuration is right."""
     _check_against(schema(), config, "")
     for model in config["models"]:
-        for stage in config["models"][model]:
-            if stage in schema()["$defs"]:
-                check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}")
+        optional = ["train_base"] if "train_base" in config["models"][model] else []
+        for stage in ["prepare_reference", "sample_trajectories", "sample", "calculate_metrics", *optional]:
+            check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}")
         for adapter in config["models"][model]["adapters"]:
             check_settings("train", settings(config, model, "train", adapter), f"models.{model}.adapters.{adapter}")
 

@@ -38,7 +38,10 @@ wildcard_constraints:
 
 def settings(stage, wildcards):
     """All settings of a stage for the model (and adapter) of a job, or for no model."""
-    return settings_of.settings(config, wildcards.get("model"), stage, wildcards.get("adapter"))
+    model, adapter = wildcards.get("model"), wildcards.get("adapter")
+    if adapter and adapter not in config["models"][model]["adapters"]:
+        stop(f"models.{model}.adapters: {adapter!r} is not there; add it")
+    return settings_of.settings(config, model, stage, adapter)
 
 
 def what(stage, **own):

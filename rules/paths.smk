@@ -1,6 +1,7 @@
 # Input functions: which files a job reads, and the checks that need a job to be wanted. No rules.
 
 TRAINED_BASE = "results/{model}/base"
+TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
 BASE_FILES = [
     "model_index.json",
     "provenance.json",
@@ -20,7 +21,7 @@ def base(wildcards):
 def base_files(wildcards):
     """The files of a base model: trained here, or a folder of the user's; none for one on the hub."""
     name = base(wildcards)
-    if name == TRAINED_BASE.format(model=wildcards.model):
+    if name == TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
         return expand("{folder}/{file}", folder=name, file=BASE_FILES)
     try:
         folder = base_model.locate(name, f"models.{wildcards.model}.base_model", download=False)

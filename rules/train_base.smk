@@ -5,6 +5,8 @@ rule train_base:
         "results/logs/train_base/{model}.log",
     benchmark:
         "results/benchmarks/train_base/{model}.tsv"
+    wildcard_constraints:
+        model="|".join(TRAINED_MODELS),
     conda:
         "../envs/agd.yaml"
     threads: 2

@@ -82,7 +82,7 @@ def test_results_are_those_of_this_version(found, stage):
     )
     # A pixel may round to its neighbour, and Adam's first steps make much of a gradient's last digits.
     tolerance = {"sample_trajectories": 2e-4, "train": 2e-3, "sample": 0.02, "calculate_metrics": 0}[stage]
-    assert found[stage] == pytest.approx(golden["values"], rel=tolerance or 0.05, abs=tolerance)
+    assert found[stage] == pytest.approx(golden["values"], rel=tolerance or 0.15, abs=tolerance)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,11 @@ def test_shipped_configuration_is_right_and_complete():
         ({"models": {"dit": {"adapters": {"cfg": {}}}}}, "'cfg'"),
         ({"models": {"new": {"family": "dit"}}}, "models.new.base_model: missing"),
         ({"models": {"dit": {"family": "gan"}}}, "models.dit.family: 'gan' is not allowed; must be one of dit"),
+        ({"models": {"dit": {"sample": None}}}, "models.dit.sample: None is not allowed; must be object"),
+        (
+            {"models": {"new": {"family": "dit", "base_model": "x", "reference": None, "adapters": {"agd": {}}}}},
+            "models.new.sample_trajectories.num_per_class: missing",
+        ),
         ({"defaults": {"train": {"steps": 0}}}, "defaults.train.steps: 0 is not allowed"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
