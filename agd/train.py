@@ -143,6 +143,8 @@ def run(files, settings: Settings, family) -> None:
     pairs = trajectories.Pairs(shards)
     base = files.base_model or pairs.provenance["base"]["name"]
 
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # or Accelerator takes the first
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu")
     if settings.batch_size % accelerator.num_processes:
         raise UserError(

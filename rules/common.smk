@@ -44,12 +44,13 @@ def settings(stage, wildcards):
     return settings_of.settings(config, model, stage, adapter)
 
 
-def what(stage, **own):
+def what(stage, without=(), **own):
     """A param: the options that a stage's result depends on; `own` (setting=wildcard) come from the path instead."""
 
     def options(wildcards):
         chosen = settings_of.what(stage, settings(stage, wildcards))
-        return flags(chosen | {name: wildcards[wildcard] for name, wildcard in own.items()})
+        chosen |= {name: wildcards[wildcard] for name, wildcard in own.items()}
+        return flags({name: value for name, value in chosen.items() if name not in without})
 
     return options
 

@@ -68,9 +68,11 @@ def adapter_files(wildcards):
 
 
 def guidance(wildcards):
-    """A param: how a method guides."""
-    if wildcards.method in ("none", "cfg"):
-        return f"--guidance {wildcards.method}"
+    """A param: how a method guides; which channels are guided matters to `cfg` alone."""
+    if wildcards.method == "none":
+        return "--guidance none"
+    if wildcards.method == "cfg":
+        return f"--guidance cfg --guided-channels {settings('sample', wildcards)['guided_channels']}"
     return "--guidance adapter --dir results/{model}/seed{seed}/adapters/{method}".format(**wildcards)
 
 

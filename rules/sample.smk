@@ -19,7 +19,7 @@ rule sample:
         base=base,
         guidance=guidance,
         chunk=chunk("sample"),
-        what=what("sample", guidance_scale="scale", num_inference_steps="steps"),
+        what=what("sample", without=["guided_channels"], guidance_scale="scale", num_inference_steps="steps"),
         how=how("sample"),
     shell:
         "python -m {params.door} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"

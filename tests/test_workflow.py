@@ -149,6 +149,7 @@ def test_a_touched_file_reruns_nothing(finished, base, classifier):
         ({"sample_trajectories__num_per_class": 2}, {"sample_trajectories": ["000006", "000012", "000018"], **AFTER_TRAINING}),
         ({"sample__num_samples": 16}, {"sample": ["agd/000008", "cfg/000008", "none/000008"], **METRICS}),
         ({"sample__num_samples": 24}, {"sample": sorted([*(f"{m}/000008" for m in METHODS), *(f"{m}/000016" for m in METHODS)]), **METRICS}),
+        ({"sample__guided_channels": 1}, {"sample": ["cfg/000000", "cfg/000008"], "calculate_metrics": ["cfg"], "tabulate": [""]}),
         ({"sample__dtype": "bfloat16"}, {"sample": ALL_SAMPLES, **METRICS}),
         ({"train__log_interval": 3, "train__num_workers": 1, "train__checkpoint_interval": 2}, {}),
         ({"sample__batch_size": 3, "sample_trajectories__batch_size": 2, "calculate_metrics__batch_size": 5}, {}),
