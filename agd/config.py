@@ -22,17 +22,22 @@ def schema() -> dict:
 _ALSO_READS = {"calculate_metrics": "prepare_reference"}
 
 
-def properties(stage: str) -> dict[str, dict]:
-    """Setting -> its schema, for every setting that a stage reads (none for a stage without a section)."""
+def properties(stage: str, family: str | None = None) -> dict[str, dict]:
+    """Setting -> its schema, for every setting that a stage reads (none for a stage without a section).
+
+    family: leave out the settings that are other families' alone.
+    """
     definitions = schema()["$defs"]
     own = definitions.get(stage, {"properties": {}})["properties"]
     resolved = {k: definitions[v["$ref"].rsplit("/", 1)[1]] if "$ref" in v else v for k, v in own.items()}
-    return (properties(_ALSO_READS[stage]) if stage in _ALSO_READS else {}) | resolved
+    also = properties(_ALSO_READS[stage], family) if stage in _ALSO_READS else {}
+    return also | {k: v for k, v in resolved.items() if family is None or family in v.get("families", [family])}
 
 
 def what(stage: str, settings: dict) -> dict:
-    """The settings that a stage's result depends on."""
-    return {k: v for k, v in settings.items() if not {"how", "plan"} & set(properties(stage)[k])}
+    """The settings that a stage's result depends on; those of other families, None, are left out."""
+    known = properties(stage)
+    return {k: v for k, v in settings.items() if v is not None and not {"how", "plan"} & set(known[k])}
 
 
 def how(stage: str, settings: dict) -> dict:
@@ -55,9 +60,7 @@ def shipped() -> dict:
 
 def total(stage: str, chosen: dict) -> int:
     """How many trajectories (`sample_trajectories`) or images (`sample`) a stage's settings ask for."""
-    if stage == "sample":
-        return chosen["num_samples"]
-    return chosen["num_per_class"] * len(class_labels(chosen["class_labels"]))
+    return chosen["num_samples" if stage == "sample" else "num_trajectories"]
 
 
 def typed(value, spec: dict | None = None):
@@ -90,28 +93,34 @@ def typed(value, spec: dict | None = None):
 def check(config: dict) -> None:
     """Raise a UserError, one line that names the key, the value and what is allowed, unless the configuration is right."""
     _check_against(schema(), config, "")
-    for model in config["models"]:
-        optional = ["train_base"] if "train_base" in config["models"][model] else []
+    for model, section in config["models"].items():
+        optional = [stage for stage in ("train_base", "prepare_prompts") if stage in section]
         for stage in ["prepare_reference", "sample_trajectories", "sample", "calculate_metrics", *optional]:
-            check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}")
-        for adapter in config["models"][model]["adapters"]:
-            check_settings("train", settings(config, model, "train", adapter), f"models.{model}.adapters.{adapter}")
+            check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
+        for adapter in section["adapters"]:
+            chosen = settings(config, model, "train", adapter)
+            check_settings("train", chosen, f"models.{model}.adapters.{adapter}", section["family"])
 
 
 def settings(config: dict, model: str | None, stage: str, adapter: str | None = None) -> dict:
-    """One stage's settings: defaults, then the model's (None: there is no model), then (for `train`) the adapter's."""
+    """One stage's settings: defaults, then the model's (None: there is no model), then (for `train`) the adapter's.
+
+    Defaults of settings that the model's family lacks are left out; what the model's own section says stays, to be checked.
+    """
     section = config["models"][model] if model else {}
     borrowed = settings(config, model, _ALSO_READS[stage]) if stage in _ALSO_READS else {}
-    merged = borrowed | config["defaults"].get(stage, {}) | section.get(stage, {})
-    return merged | (section["adapters"][adapter] if adapter else {})
+    known = properties(stage, section.get("family"))
+    general = {k: v for k, v in config["defaults"].get(stage, {}).items() if k in known}
+    return borrowed | general | section.get(stage, {}) | (section["adapters"][adapter] if adapter else {})
 
 
-def check_settings(stage: str, values: dict, where: str = "") -> None:
+def check_settings(stage: str, values: dict, where: str = "", family: str | None = None) -> None:
     """Check one stage's complete settings, alone and against each other. `where` is put before the key in errors."""
-    _check_against({"type": "object", "additionalProperties": False, "properties": properties(stage)}, values, where)
-    for name in properties(stage):
+    known = properties(stage, family)
+    _check_against({"type": "object", "additionalProperties": False, "properties": known}, values, where)
+    for name in known:
         if name not in values:
-            raise UserError(f"{_key(where, name)}: missing; give a value ({_allowed(properties(stage)[name])})")
+            raise UserError(f"{_key(where, name)}: missing; give a value ({_allowed(known[name])})")
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
         raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from agd.adapters import LAYERS, AdapterConfig, ConditionEncoder
@@ -177,6 +178,30 @@ def detach(denoiser: nn.Module) -> None:
     for handle in denoiser.agd.handles:
         handle.remove()
     del denoiser.agd
+
+
+def enable_gradient_checkpointing(denoiser: nn.Module) -> None:
+    """Recompute the blocks of an adapted denoiser in its backward pass, each with the conditions of its own forward pass.
+
+    Without that, a second forward pass before the first one's backward would change what is recomputed: gradients would
+    be wrong, without an error.
+    """
+    current = denoiser.agd.current
+
+    def checkpointed(block, *args):
+        then = dict(vars(current))
+
+        def run(*inputs):
+            now = dict(vars(current))
+            vars(current).update(then)
+            try:
+                return block(*inputs)
+            finally:
+                vars(current).update(now)
+
+        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False)
+
+    denoiser.enable_gradient_checkpointing(checkpointed)
 
 
 def size(denoiser: nn.Module) -> dict[str, float]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from agd.artifacts import sha256
@@ -72,6 +73,11 @@ def read_json(path: Path) -> dict:
         raise UserError(f"{path}: no such file; make it first, or check the path") from None
     except (ValueError, IsADirectoryError):
         raise UserError(f"{path}: not a JSON file; delete it and run again") from None
+
+
+def digest(parts: Iterable[str]) -> str:
+    """sha256 over several texts, in their order."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def json_bytes(record: dict) -> bytes:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agd import config, devices, store
+from agd import config, devices, schedulers, store
 from agd.artifacts import make_folder, writing
 from agd.errors import UserError
 from agd.guidance import guide
 from agd.images import to_pil, write_grid, write_images
 from agd.progress import progress
-from agd.provenance import json_bytes, provenance
-from agd.sampling import Counter, denoise, generators, noise
+from agd.provenance import digest, json_bytes, provenance
+from agd.sampling import Counter, denoise, generators, in_turn, noise
 
 STAGE = "sample"
 
@@ -31,7 +31,9 @@ class Settings:
     num_samples: int
     chunk_size: int
     guidance_scale: float
-    class_labels: str
+    class_labels: str | None
+    unconditional: str | None
+    scheduler: str
     num_inference_steps: int
     guided_channels: int
     dtype: str
@@ -40,32 +42,36 @@ class Settings:
     device: str
 
 
-def predictor(model, guidance: str, conditions: dict, w: float, guided_channels: int):
+def predictor(model, settings: Settings, guidance: str, conditions: dict):
     """(input, t) -> output (B, C, H, W), by `none`, `cfg` or `adapter`."""
     if guidance == "cfg":
-        both = {k: torch.cat([v, model.unconditional(conditions)[k]]) for k, v in conditions.items()}
+        without = model.unconditional(conditions, settings.unconditional)
+        both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
 
         def two_passes(x_BCHW, t):
             cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
-            return guide(cond, uncond, w, guided_channels or None)
+            return guide(cond, uncond, settings.guidance_scale, settings.guided_channels or None)
 
         return two_passes
     return lambda x_BCHW, t: model.call(x_BCHW, t, conditions)
 
 
 @torch.no_grad()
-def sample_batch(model, settings: Settings, guidance: str, seed: int, indices: list[int]) -> Iterator[torch.Tensor]:
+def sample_batch(
+    model, settings: Settings, guidance: str, seed: int, indices: list[int], subjects: list
+) -> Iterator[torch.Tensor]:
     """Denoise the samples of these indices; yields the latents (B, C, H, W) after each step."""
     start = noise(model.latent_shape, generators(seed, "sample", indices)).to(model.device)
-    conditions = model.conditions(indices, settings)
-    predict = predictor(model, guidance, conditions, settings.guidance_scale, settings.guided_channels)
-    for *_, latents in denoise(predict, model.scheduler, start, settings.num_inference_steps):
+    conditions = model.conditions(in_turn(subjects, indices))
+    predict = predictor(model, settings, guidance, conditions)
+    scheduler = schedulers.scheduler(model.scheduler, settings.scheduler)
+    for *_, latents in denoise(predict, scheduler, start, settings.num_inference_steps):
         yield latents
 
 
 @torch.no_grad()
 def sample_chunk(
-    model, settings: Settings, guidance: str, seed: int, indices: list[int], bar
+    model, settings: Settings, guidance: str, seed: int, indices: list[int], subjects: list, bar
 ) -> tuple[np.ndarray, dict]:
     """Images (n, channels, H, W) uint8 of these indices, and what they cost: evaluations of the denoiser per image,
     counted, and seconds per image, denoising and decoding."""
@@ -74,7 +80,7 @@ def sample_chunk(
         for first in range(0, len(indices), settings.batch_size):
             batch = indices[first : first + settings.batch_size]
             started = time.perf_counter()
-            for latents_BCHW in sample_batch(model, settings, guidance, seed, batch):
+            for latents_BCHW in sample_batch(model, settings, guidance, seed, batch, subjects):
                 bar.update(len(batch))
                 last_BCHW = latents_BCHW
             images.append(model.images(last_BCHW).cpu().numpy())
@@ -98,13 +104,16 @@ def run(files, settings: Settings, family) -> None:
         raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device)
-    family.check(base, settings)
+    settings, subjects = family.check(base, files, settings)
     stop = files.first + files.count if files.count else settings.num_samples
     if files.first >= stop:
         raise UserError(f"--first: {files.first} is beyond the last image, {stop - 1}")
 
-    model = family(base, devices.dtype(settings.dtype), device, images=True)
+    model = family(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
+    followed = model.follow(files)
     made = {"guidance": files.guidance, "base": model.identity, "seed": files.seed}
+    made["subjects"] = {"number": len(subjects), "sha256": digest(map(str, subjects))}
+    made |= {"follows": followed} if followed else {}
     if adapted:
         adapters = store.load(model.denoiser, files.dir, model.anatomy)
         adapters.current.guidance_scale = settings.guidance_scale
@@ -115,12 +124,14 @@ def run(files, settings: Settings, family) -> None:
     with progress(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):
             indices = list(range(first, min(first + size, stop)))
-            images, cost = sample_chunk(model, settings, files.guidance, files.seed, indices, bar)
+            images, cost = sample_chunk(model, settings, files.guidance, files.seed, indices, subjects, bar)
             path = folder / f"{first:06d}.zip"
             with writing(path.with_suffix(".json")) as aside:
                 aside.write_bytes(json_bytes(cost))
-            write_images(path, images, [f"{i:06d}" for i in indices], {"provenance": record})
+            names = [f"{i:06d}" for i in indices]
+            shown = dict(zip(names, in_turn(subjects, indices), strict=True))
+            write_images(path, images, names, {"provenance": record, "subjects": shown})
             if first == files.first and files.count is None:
-                shown = [to_pil(image) for image in images[: 4 * settings.columns]]
-                rows = [shown[i : i + settings.columns] for i in range(0, len(shown), settings.columns)]
+                first_ones = [to_pil(image) for image in images[: 4 * settings.columns]]
+                rows = [first_ones[i : i + settings.columns] for i in range(0, len(first_ones), settings.columns)]
                 write_grid(folder.parent / f"{folder.name}.png", rows)

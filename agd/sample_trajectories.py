@@ -14,13 +14,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from agd import config, devices, trajectories
+from agd import config, devices, schedulers, trajectories
 from agd.artifacts import make_folder
 from agd.errors import UserError
 from agd.guidance import guide
 from agd.progress import progress
-from agd.provenance import provenance
-from agd.sampling import denoise, generators, noise, uniform
+from agd.provenance import digest, provenance
+from agd.sampling import denoise, generators, in_turn, noise, uniform
 
 STAGE = "sample_trajectories"
 
@@ -29,9 +29,11 @@ STAGE = "sample_trajectories"
 class Settings:
     """config/schema.yaml says what each of these is."""
 
-    num_per_class: int
+    num_trajectories: int
     chunk_size: int
-    class_labels: str
+    class_labels: str | None
+    unconditional: str | None
+    scheduler: str
     num_inference_steps: int
     guidance_min: float
     guidance_max: float
@@ -43,32 +45,40 @@ class Settings:
 
 
 @torch.no_grad()
-def sample_batch(model, settings: Settings, seed: int, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
+def sample_batch(
+    model, settings: Settings, seed: int, indices: list[int], subjects: list
+) -> Iterator[dict[str, np.ndarray]]:
     """Guided trajectories of these indices, step by step: timestep (), pair (B, 2, C, H, W), and, the same at every
     step, guidance_scale (B,) and the conditions."""
     draw = generators(seed, "trajectory", indices)
     w_B = uniform(settings.guidance_min, settings.guidance_max, draw)
     start = noise(model.latent_shape, draw).to(model.device)
-    conditions = model.conditions(indices, settings)
-    both = {k: torch.cat([v, model.unconditional(conditions)[k]]) for k, v in conditions.items()}
+    conditions = model.conditions(in_turn(subjects, indices))
+    without = model.unconditional(conditions, settings.unconditional)
+    both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
     w_device_B = w_B.to(model.device)
 
     def predict(x_BCHW, t):
         cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
         return guide(cond, uncond, w_device_B, settings.guided_channels or None)
 
-    for t, x, guided, _ in denoise(predict, model.scheduler, start, settings.num_inference_steps):
+    kept = {f"conditions/{k}": _array(v) for k, v in conditions.items()}
+    scheduler = schedulers.scheduler(model.scheduler, settings.scheduler)
+    for t, x, guided, _ in denoise(predict, scheduler, start, settings.num_inference_steps):
         pair = torch.stack([x.float(), guided], dim=1).cpu().numpy().astype(settings.storage_dtype)
-        kept = {f"conditions/{k}": v.cpu().numpy() for k, v in conditions.items()}
         yield {"timestep": np.float32(t.cpu()), "pair": pair, "guidance_scale": w_B.numpy(), **kept}
 
 
-def sample_shard(model, settings: Settings, seed: int, indices: list[int], bar) -> trajectories.Shard:
+def _array(values: torch.Tensor) -> np.ndarray:
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()  # numpy has no bfloat16
+
+
+def sample_shard(model, settings: Settings, seed: int, indices: list[int], subjects: list, bar) -> trajectories.Shard:
     """The trajectories of these indices as one shard, sampled in batches; `bar` is told of each step."""
     parts = []
     for start in range(0, len(indices), settings.batch_size):
         steps = []
-        for step in sample_batch(model, settings, seed, indices[start : start + settings.batch_size]):
+        for step in sample_batch(model, settings, seed, indices[start : start + settings.batch_size], subjects):
             steps.append(step)
             bar.update(len(step["pair"]))
         parts.append(steps)
@@ -79,6 +89,7 @@ def sample_shard(model, settings: Settings, seed: int, indices: list[int], bar) 
         devices.describe(model.device),
         base=model.identity,
         seed=seed,
+        subjects={"number": len(subjects), "sha256": digest(map(str, subjects))},
     )
     return trajectories.Shard(
         pairs=np.concatenate([np.stack([step["pair"] for step in steps], axis=1) for steps in parts]),
@@ -98,14 +109,15 @@ def run(files, settings: Settings, family) -> None:
     """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, else all of them."""
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
-    family.check(files.base_model, settings)
+    settings, subjects = family.check(files.base_model, files, settings)
     total = config.total(STAGE, dataclasses.asdict(settings))
     if files.count is None and files.first >= total:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
-    model = family(files.base_model, devices.dtype(settings.dtype), device)
+    model = family(files.base_model, devices.dtype(settings.dtype), device, conditions=True)
     with progress(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):
-            shard = sample_shard(model, settings, files.seed, list(range(first, min(first + size, stop))), bar)
+            indices = list(range(first, min(first + size, stop)))
+            shard = sample_shard(model, settings, files.seed, indices, subjects, bar)
             trajectories.write(folder / trajectories.shard_name(first), shard)

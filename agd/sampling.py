@@ -23,6 +23,11 @@ def uniform(low: float, high: float, draw: Sequence[torch.Generator]) -> torch.T
     return torch.stack([low + (high - low) * torch.rand((), generator=g) for g in draw])
 
 
+def in_turn(subjects: Sequence, indices: Sequence[int]) -> list:
+    """The class or prompt of each sample: they take turns."""
+    return [subjects[i % len(subjects)] for i in indices]
+
+
 def noise(shape: Sequence[int], draw: Sequence[torch.Generator]) -> torch.Tensor:
     """Standard normal (B, *shape), one generator per sample."""
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in draw])

@@ -9,9 +9,9 @@ checkpoint gives the same adapter as one that was never stopped.
 
 import csv
 import dataclasses
-import hashlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import accelerate
@@ -24,9 +24,9 @@ from agd import checkpoint, config, devices, store, trajectories
 from agd.adapters import AdapterConfig
 from agd.artifacts import make_folder, seal_of, writing
 from agd.errors import UserError
-from agd.hooks import attach, size
+from agd.hooks import attach, enable_gradient_checkpointing, size
 from agd.progress import progress
-from agd.provenance import provenance
+from agd.provenance import digest, provenance
 from agd.sampling import seed_of
 
 STAGE = "train"
@@ -50,6 +50,8 @@ class Settings:
     warmup_fraction: float
     final_learning_rate_fraction: float
     batch_size: int
+    micro_batch_size: int
+    gradient_checkpointing: bool
     steps: int
     dtype: str
     log_interval: int
@@ -94,11 +96,19 @@ def on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.
     return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
 
+def micro_batches(batch: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+    """A batch in parts of at most `size` pairs, and each part's share of it: gradients add up to the whole batch's."""
+    number = len(batch["x"])
+    for first in range(0, number, size):
+        part = {name: values[first : first + size] for name, values in batch.items()}
+        yield part, len(part["x"]) / number
+
+
 @torch.no_grad()
 def unadapted_loss(distillation: Distillation, pairs: trajectories.Pairs, settings: Settings, seed: int) -> float:
     """Mean squared error of the bare base model over pairs drawn by the seed: the line to beat."""
     generator = torch.Generator().manual_seed(seed_of(seed, "base loss", 0))
-    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator).split(settings.batch_size)
+    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator).split(settings.micro_batch_size)
     device = distillation.model.device
     losses = [distillation(on(default_collate([pairs[i] for i in part]), device)).item() * len(part) for part in chosen]
     return sum(losses) / _BASE_LOSS_PAIRS
@@ -120,14 +130,16 @@ def train(
         torch.manual_seed(seed_of(seed, f"dropout {accelerator.process_index}", step))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
-        batch = on(batch, accelerator.device)
-        adapters.current.guidance_scale = batch["guidance_scale"]
-        loss = distill(batch)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        total = torch.zeros((), device=accelerator.device)
+        for part, share in micro_batches(on(batch, accelerator.device), settings.micro_batch_size):
+            adapters.current.guidance_scale = part["guidance_scale"]
+            loss = distill(part) * share
+            accelerator.backward(loss)
+            total += loss.detach()
         optimizer.step()
         at.step = step + 1
-        at.recent.append(accelerator.reduce(loss.detach(), "mean").item())
+        at.recent.append(accelerator.reduce(total, "mean").item())
         if at.step % settings.log_interval == 0 or at.step == settings.steps:
             mean = sum(at.recent) / len(at.recent)
             at.rows.append({"step": at.step, "learning_rate": learning_rate(step, settings), "loss": mean})
@@ -165,6 +177,8 @@ def run(files, settings: Settings, family) -> None:
     adapters = attach(
         model.denoiser, AdapterConfig(**choices, guidance_scale_max=sampled["guidance_max"]), model.anatomy
     )
+    if settings.gradient_checkpointing:
+        enable_gradient_checkpointing(model.denoiser)
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     made = provenance(
@@ -175,11 +189,11 @@ def run(files, settings: Settings, family) -> None:
         seed=files.seed,
         trajectories={
             "number": len(pairs.index),
-            "sha256": _digest([seal_of(path) for path in shards]),
+            "sha256": digest(map(seal_of, shards)),
             "made": pairs.provenance,
         },
     )
-    identity = _digest(
+    identity = digest(
         [json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(accelerator.num_processes)]
     )
     saved = folder / CHECKPOINT
@@ -233,7 +247,3 @@ def write_table(path: Path, rows: list[dict], base_loss: float) -> None:
         table = csv.DictWriter(file, ["step", "learning_rate", "loss", "base_loss"], lineterminator="\n")
         table.writeheader()
         table.writerows({**row, "base_loss": base_loss} for row in rows)
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

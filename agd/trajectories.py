@@ -199,4 +199,5 @@ class Pairs:
 
 def _comparable(provenance: dict) -> dict:
     settings = dict(provenance["settings"])
-    return settings | {"stage_version": provenance["stage_version"], "seed": provenance["seed"]}
+    others = {name: provenance.get(name) for name in ("stage_version", "seed", "subjects")}
+    return settings | others

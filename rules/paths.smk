@@ -2,16 +2,27 @@
 
 TRAINED_BASE = "results/{model}/base"
 TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
-BASE_FILES = [
-    "model_index.json",
-    "provenance.json",
-    "scheduler/scheduler_config.json",
-    "transformer/config.json",
-    "transformer/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-]
+_EVERY_BASE = ["model_index.json", "provenance.json", "scheduler/scheduler_config.json"]
+_WITH_WEIGHTS = ["config.json", "diffusion_pytorch_model.safetensors"]
+_TOKENIZER = ["tokenizer.json", "tokenizer_config.json"]
+_TEXT_ENCODER = ["config.json", "model.safetensors"]
+_ONE_TEXT = expand("tokenizer/{f}", f=_TOKENIZER) + expand("text_encoder/{f}", f=_TEXT_ENCODER)
+_TWO_TEXTS = _ONE_TEXT + expand("tokenizer_2/{f}", f=_TOKENIZER) + expand("text_encoder_2/{f}", f=_TEXT_ENCODER)
+BASE_FILES = {
+    "dit": _EVERY_BASE + expand("{part}/{f}", part=["transformer", "vae"], f=_WITH_WEIGHTS),
+    "sd": _EVERY_BASE + expand("{part}/{f}", part=["unet", "vae"], f=_WITH_WEIGHTS) + _ONE_TEXT,
+    "sdxl": _EVERY_BASE + expand("{part}/{f}", part=["unet", "vae"], f=_WITH_WEIGHTS) + _TWO_TEXTS,
+}
 MADE_HERE = ["results/digits/images.zip", "results/digits/classifier.safetensors"]
+
+
+def architecture(model):
+    return settings_of.settings(config, model, "train_base")["architecture"]
+
+
+def trained(wanted):
+    """A wildcard constraint: the models of an architecture that are trained here, or what no name matches."""
+    return "|".join(name for name in TRAINED_MODELS if architecture(name) == wanted) or "(?!)"
 
 
 def base(wildcards):
@@ -22,7 +33,7 @@ def base_files(wildcards):
     """The files of a base model: trained here, or a folder of the user's; none for one on the hub."""
     name = base(wildcards)
     if name == TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
-        return expand("{folder}/{file}", folder=name, file=BASE_FILES)
+        return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(wildcards.model)])
     try:
         folder = base_model.locate(name, f"models.{wildcards.model}.base_model", download=False)
     except UserError as error:
@@ -52,6 +63,21 @@ def features_weights(wildcards):
     return path or []
 
 
+def prompts(kind):
+    """An input: the prompts of a text-to-image model, `trajectories` or `samples`; none for the others."""
+
+    def file(wildcards):
+        wanted = "captions" in config["models"][wildcards.model]
+        return f"results/{wildcards.model}/prompts/{kind}.txt" if wanted else []
+
+    return file
+
+
+def prompt_option(wildcards, input):
+    """A param: how a stage is told of its prompts, if it has any."""
+    return f"--prompt-file {input.prompts}" if input.prompts else ""
+
+
 def shards(wildcards):
     folder = "results/{model}/seed{seed}/trajectories/guided"
     return expand(f"{folder}/{{chunk}}.zarr.zip", **wildcards, chunk=chunks("sample_trajectories", wildcards.model))
@@ -67,12 +93,16 @@ def adapter_files(wildcards):
     return expand(f"{folder}/{{file}}", **wildcards, file=["adapter.safetensors", "config.json"])
 
 
+CFG_ALONE = ["guided_channels", "unconditional"]
+
+
 def guidance(wildcards):
-    """A param: how a method guides; which channels are guided matters to `cfg` alone."""
+    """A param: how a method guides; which channels are guided, and away from what, matters to `cfg` alone."""
     if wildcards.method == "none":
         return "--guidance none"
     if wildcards.method == "cfg":
-        return f"--guidance cfg --guided-channels {settings('sample', wildcards)['guided_channels']}"
+        chosen = settings_of.what("sample", settings("sample", wildcards))
+        return "--guidance cfg " + flags({name: chosen[name] for name in CFG_ALONE if name in chosen})
     return "--guidance adapter --dir results/{model}/seed{seed}/adapters/{method}".format(**wildcards)
 
 

@@ -1,6 +1,7 @@
 rule prepare_digits:
     output:
-        "results/digits/images.zip",
+        images="results/digits/images.zip",
+        annotations="results/digits/annotations.zip",
     log:
         "results/logs/prepare_digits.log",
     benchmark:
@@ -10,4 +11,4 @@ rule prepare_digits:
     params:
         version=VERSIONS["prepare_digits"],
     shell:
-        "python -m agd.digits.prepare_digits --output {output} 2>&1 | tee {log}"
+        "python -m agd.digits.prepare_digits --output {output.images} --annotations {output.annotations} 2>&1 | tee {log}"

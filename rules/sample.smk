@@ -1,6 +1,7 @@
 rule sample:
     input:
         base=base_files,
+        prompts=prompts("samples"),
         adapter=adapter_files,
     output:
         images="results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.zip",
@@ -18,9 +19,10 @@ rule sample:
         door=door("sample"),
         base=base,
         guidance=guidance,
+        prompts=prompt_option,
         chunk=chunk("sample"),
-        what=what("sample", without=["guided_channels"], guidance_scale="scale", num_inference_steps="steps"),
+        what=what("sample", without=CFG_ALONE, guidance_scale="scale", num_inference_steps="steps"),
         how=how("sample"),
     shell:
         "python -m {params.door} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
-        " --seed {wildcards.seed} {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} {params.prompts} {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"

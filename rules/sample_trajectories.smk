@@ -1,6 +1,7 @@
 rule sample_trajectories:
     input:
-        base_files,
+        base=base_files,
+        prompts=prompts("trajectories"),
     output:
         "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip",
     log:
@@ -15,9 +16,10 @@ rule sample_trajectories:
         version=VERSIONS["sample_trajectories"],
         door=door("sample_trajectories"),
         base=base,
+        prompts=prompt_option,
         chunk=chunk("sample_trajectories"),
         what=what("sample_trajectories"),
         how=how("sample_trajectories"),
     shell:
         "python -m {params.door} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
-        " {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"
+        " {params.prompts} {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"

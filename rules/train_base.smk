@@ -1,12 +1,12 @@
 rule train_base:
     output:
-        expand("results/{{model}}/base/{file}", file=BASE_FILES),
+        expand("results/{{model}}/base/{file}", file=BASE_FILES["dit"]),
     log:
         "results/logs/train_base/{model}.log",
     benchmark:
         "results/benchmarks/train_base/{model}.tsv"
     wildcard_constraints:
-        model="|".join(TRAINED_MODELS),
+        model=trained("dit"),
     conda:
         "../envs/agd.yaml"
     threads: 2
@@ -18,3 +18,17 @@ rule train_base:
         how=how("train_base"),
     shell:
         "python -m agd.digits.train_base --output-dir results/{wildcards.model}/base {params.what} {params.how} 2>&1 | tee {log}"
+
+
+use rule train_base as train_base_sd with:
+    output:
+        expand("results/{{model}}/base/{file}", file=BASE_FILES["sd"]),
+    wildcard_constraints:
+        model=trained("sd"),
+
+
+use rule train_base as train_base_sdxl with:
+    output:
+        expand("results/{{model}}/base/{file}", file=BASE_FILES["sdxl"]),
+    wildcard_constraints:
+        model=trained("sdxl"),

@@ -6,9 +6,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from agd import cli, config
+from agd.digits.architectures import tokenizer
 
 
 def random_dit(seed: int = 0, layers: int = 2, learned_sigma: bool = False, heads: int = 2) -> DiTTransformer2DModel:
@@ -54,10 +65,77 @@ def sigma_base(tmp_path_factory) -> str:
     return save_pipeline(tmp_path_factory.mktemp("models") / "sigma", learned_sigma=True)
 
 
-def settings_of(stage: str, module, **changes):
+def random_unet(seed: int = 0, double: bool = False, **changes) -> UNet2DConditionModel:
+    """A UNet of two resolutions with cross-attention at both; `double`: with SDXL's added conditions."""
+    torch.manual_seed(seed)
+    added = dict(
+        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=8 + 6 * 4
+    )
+    model = UNet2DConditionModel(
+        **dict(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=2,
+            norm_num_groups=4,
+            cross_attention_dim=16 if double else 8,
+            use_linear_projection=True,
+            **(added if double else {}),
+        )
+        | changes
+    )
+    return model.eval()
+
+
+def random_text_to_image(double: bool = False, prediction: str = "epsilon", seed: int = 0, **changes):
+    """A Stable Diffusion (or, `double`, SDXL) pipeline with random weights: latents of 8 x 8, images of 16 x 16."""
+    read_by = tokenizer(["a cat in the rain", "a dog", "two birds on a wire", "the sea at night"])
+    torch.manual_seed(seed + 1)
+    about_text = CLIPTextConfig(
+        vocab_size=len(read_by),
+        hidden_size=8,
+        projection_dim=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=read_by.bos_token_id,
+        eos_token_id=read_by.eos_token_id,
+        pad_token_id=read_by.pad_token_id,
+    )
+    vae = AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+        sample_size=16,
+    )
+    unet = random_unet(seed, double, **changes)
+    if double:
+        scheduler = EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1, prediction_type=prediction)
+        return StableDiffusionXLPipeline(
+            vae,
+            CLIPTextModel(about_text),
+            CLIPTextModelWithProjection(about_text),
+            read_by,
+            read_by,
+            unet,
+            scheduler,
+            add_watermarker=False,
+        )
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction)
+    return StableDiffusionPipeline(
+        vae, CLIPTextModel(about_text), read_by, unet, scheduler, None, None, requires_safety_checker=False
+    )
+
+
+def settings_of(stage: str, module, model: str = "digits-dit", **changes):
     """A stage's Settings from the digits' configuration, made small, with changes."""
     small = {
-        "num_per_class": 1,
+        "num_trajectories": 10,
         "num_inference_steps": 5,
         "steps": 20,
         "batch_size": 8,
@@ -68,10 +146,10 @@ def settings_of(stage: str, module, **changes):
         "checkpoint_interval": 7,
         "device": "cpu",
     }
-    chosen = config.settings(config.shipped(), "digits-dit", stage)
+    chosen = dict.fromkeys(config.properties(stage)) | config.settings(config.shipped(), model, stage)
     return module.Settings(**{k: changes.get(k, small.get(k, v)) for k, v in chosen.items()})
 
 
 def command(stage: str, *words, family: str | None = "dit") -> None:
     """Run a stage's door in this process, as `python -m agd.dit.{stage} words`."""
-    cli.door(stage, family=family, model="digits-dit")([str(word) for word in words])
+    cli.door(stage, family=family, model=f"digits-{family}" if family else "digits-dit")([str(word) for word in words])

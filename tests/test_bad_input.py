@@ -8,7 +8,7 @@ import pytest
 from conftest import command
 
 SAMPLE = ("--guidance", "cfg", "--num-samples", 4, "--num-inference-steps", 2, "--chunk-size", 4, "--output-dir", "OUT")
-TRAJECTORIES = ("--num-per-class", 1, "--num-inference-steps", 2, "--output-dir", "OUT")
+TRAJECTORIES = ("--num-trajectories", 10, "--num-inference-steps", 2, "--output-dir", "OUT")
 
 # stage, words, what the line must say. BASE, OUT and TMP stand for the model, the output folder and a folder of bad files.
 MISTAKES = [
@@ -108,7 +108,7 @@ def test_an_adapter_for_another_base(base, tmp_path, capsys):
     folder = tmp_path / "T"
     command(
         "sample_trajectories",
-        *("--base-model", base, "--num-per-class", 1, "--num-inference-steps", 2, "--output-dir", folder),
+        *("--base-model", base, "--num-trajectories", 10, "--num-inference-steps", 2, "--output-dir", folder),
     )
     command("train", *("--dir", tmp_path / "R", "--data-path", folder, "--steps", 1))
     capsys.readouterr()

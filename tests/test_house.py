@@ -107,7 +107,7 @@ def test_shipped_configuration_is_right_and_complete():
         ({"models": {"dit": {"sample": None}}}, "models.dit.sample: None is not allowed; must be object"),
         (
             {"models": {"new": {"family": "dit", "base_model": "x", "reference": None, "adapters": {"agd": {}}}}},
-            "models.new.sample_trajectories.num_per_class: missing",
+            "models.new.sample_trajectories.num_trajectories: missing",
         ),
         ({"defaults": {"train": {"steps": 0}}}, "defaults.train.steps: 0 is not allowed"),
     ],

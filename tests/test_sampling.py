@@ -8,7 +8,7 @@ import torch
 from conftest import command, settings_of
 from diffusers import DiTPipeline
 
-from agd import config, sample, sample_trajectories, trajectories
+from agd import config, sample, sample_trajectories, schedulers, trajectories
 from agd.dit.family import DiT
 from agd.guidance import guide
 from agd.images import read_images
@@ -18,6 +18,7 @@ from agd.sampling import generators, noise, seed_of
 # Largest difference that another batch shape may make anywhere along 100 steps, relative to the largest value. Measured
 # here: 8.6e-7 (the test prints it); the rest is room for other processors.
 ROUNDING = 1e-5
+CLASSES = list(range(10))
 
 
 def model(base, images=False) -> DiT:
@@ -26,7 +27,7 @@ def model(base, images=False) -> DiT:
 
 def shard_of(base, indices, **changes) -> trajectories.Shard:
     chosen = settings_of("sample_trajectories", sample_trajectories, **changes)
-    return sample_trajectories.sample_shard(model(base), chosen, 7, indices, progress(None, "test", total=1))
+    return sample_trajectories.sample_shard(model(base), chosen, 7, indices, CLASSES, progress(None, "test", total=1))
 
 
 def test_seeds_belong_to_the_sample_and_differ_by_everything():
@@ -63,7 +64,7 @@ def test_a_trajectory_is_guided_sampling_and_its_target_is_the_guided_output(bas
     made = shard_of(base, [3], num_inference_steps=6)
     dit, w = model(base), made.guidance_scale[0].item()
     assert 1 <= w <= 3
-    scheduler = dit.scheduler
+    scheduler = schedulers.scheduler(dit.scheduler, "ddim")
     scheduler.set_timesteps(6)
     x = noise(dit.latent_shape, _after_scale(generators(7, "trajectory", [3])))
     for step, t in enumerate(scheduler.timesteps):
@@ -102,7 +103,9 @@ def test_a_learned_sigma_is_left_out(sigma_base):
 
 def test_unguided_images_are_those_of_the_stock_pipeline(base):
     chosen = settings_of("sample", sample, num_inference_steps=8, guidance_scale=1)
-    ours, cost = sample.sample_chunk(model(base, True), chosen, "none", 3, [2, 5], progress(None, "test", total=1))
+    ours, cost = sample.sample_chunk(
+        model(base, True), chosen, "none", 3, [2, 5], CLASSES, progress(None, "test", total=1)
+    )
     pipe = DiTPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
     stock = pipe(
@@ -114,7 +117,9 @@ def test_unguided_images_are_those_of_the_stock_pipeline(base):
 
 def test_two_passes_cost_twice_and_are_counted(base):
     chosen = settings_of("sample", sample, num_inference_steps=8)
-    _, cost = sample.sample_chunk(model(base, True), chosen, "cfg", 3, [2, 5, 7], progress(None, "test", total=1))
+    _, cost = sample.sample_chunk(
+        model(base, True), chosen, "cfg", 3, [2, 5, 7], CLASSES, progress(None, "test", total=1)
+    )
     assert cost["evaluations"] / cost["images"] == 16
 
 
@@ -136,8 +141,8 @@ def test_one_shard_by_itself_is_the_same_file(base, tmp_path):
     words = [
         "--base-model",
         base,
-        "--num-per-class",
-        1,
+        "--num-trajectories",
+        10,
         "--chunk-size",
         5,
         "--num-inference-steps",
@@ -154,7 +159,9 @@ def test_one_shard_by_itself_is_the_same_file(base, tmp_path):
 def test_what_a_shard_says_of_itself(base):
     made = shard_of(base, [0]).provenance
     assert made["stage"] == "sample_trajectories"
-    assert set(made["settings"]) == set(config.what("sample_trajectories", config.properties("sample_trajectories")))
+    assert set(made["settings"]) == set(
+        config.what("sample_trajectories", config.properties("sample_trajectories", "dit"))
+    )
     assert made["base"]["name"] == base
     assert len(made["base"]["fingerprint"]) == 64
     json.dumps(made)

@@ -20,7 +20,7 @@ from agd.dit.family import DiT
 @pytest.fixture(scope="module")
 def shards(base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trajectories")
-    words = ["--base-model", base, "--num-per-class", 1, "--num-inference-steps", 10, "--output-dir", folder]
+    words = ["--base-model", base, "--num-trajectories", 10, "--num-inference-steps", 10, "--output-dir", folder]
     command("sample_trajectories", *words)
     return folder
 

@@ -47,7 +47,12 @@ def study(base: str, classifier: Path, **changes) -> dict:
         "reference": "results/digits/images.zip",
         "adapters": {"agd": {}, "offset": {"kind": "offset"}},
         "prepare_reference": {"features": "digits-classifier", "features_weights": str(classifier), "device": "cpu"},
-        "sample_trajectories": {"num_per_class": 1, "chunk_size": 6, "class_labels": "0-9", "num_inference_steps": 4}
+        "sample_trajectories": {
+            "num_trajectories": 10,
+            "chunk_size": 6,
+            "class_labels": "0-9",
+            "num_inference_steps": 4,
+        }
         | {"guidance_min": 1, "guidance_max": 3, "dtype": "float32", "device": "cpu"},
         "train": {"kind": "cross_attention", "hidden_size": 8, "steps": 4, "batch_size": 8, "num_workers": 0}
         | {"dtype": "float32", "device": "cpu"},
@@ -146,7 +151,7 @@ def test_a_touched_file_reruns_nothing(finished, base, classifier):
             {"sample_trajectories__guidance_max": 4},
             {"sample_trajectories": ["000000", "000006"], **AFTER_TRAINING},
         ),
-        ({"sample_trajectories__num_per_class": 2}, {"sample_trajectories": ["000006", "000012", "000018"], **AFTER_TRAINING}),
+        ({"sample_trajectories__num_trajectories": 20}, {"sample_trajectories": ["000006", "000012", "000018"], **AFTER_TRAINING}),
         ({"sample__num_samples": 16}, {"sample": ["agd/000008", "cfg/000008", "none/000008"], **METRICS}),
         ({"sample__num_samples": 24}, {"sample": sorted([*(f"{m}/000008" for m in METHODS), *(f"{m}/000016" for m in METHODS)]), **METRICS}),
         ({"sample__guided_channels": 1}, {"sample": ["cfg/000000", "cfg/000008"], "calculate_metrics": ["cfg"], "tabulate": [""]}),

@@ -1,18 +1,21 @@
-"""Stage `prepare_digits`: the digits as a zip of PNG files, so that they are a reference like any other.
+"""Stage `prepare_digits`: the digits as a zip of PNG files and their captions as COCO lays them out, so that they are a
+reference and a source of prompts like any other.
 
-`python -m agd.digits.prepare_digits --output ZIP`
+`python -m agd.digits.prepare_digits --output ZIP --annotations ZIP`
 """
 
 import dataclasses
 
 import torch
 
+from agd.artifacts import write_zip
 from agd.cli import door
-from agd.digits.data import digits
+from agd.digits.data import captions, digits
 from agd.images import write_images
-from agd.provenance import provenance
+from agd.provenance import json_bytes, provenance
 
 STAGE = "prepare_digits"
+_VALIDATION = 5  # every fifth image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +23,27 @@ class Settings:
     """There is nothing to set."""
 
 
+def annotations(names: list[str], sentences: list[str], indices: range | list[int]) -> dict:
+    """Some of the images and their captions, in the layout of COCO's captions_{train,val}2017.json."""
+    return {
+        "images": [{"id": i, "file_name": f"{names[i]}.png"} for i in indices],
+        "annotations": [{"id": i, "image_id": i, "caption": sentences[i]} for i in indices],
+    }
+
+
 def run(files, settings: Settings) -> None:
-    """Write `{index}-{label}.png`, all of them."""
+    """Write `{index}-{label}.png`, all of them, and the captions in two parts, for training and for validation."""
     images, labels = digits()
     names = [f"{i:04d}-{label}" for i, label in enumerate(labels.tolist())]
     as_bytes = (images * 255).round().to(torch.uint8).numpy()
+    validation = range(0, len(names), _VALIDATION)
+    training = [i for i in range(len(names)) if i not in validation]
+    parts = {"train": training, "val": validation}
+    entries = [
+        (f"annotations/captions_{part}2017.json", json_bytes(annotations(names, captions(), indices)))
+        for part, indices in parts.items()
+    ]
+    write_zip(files.annotations, entries)
     write_images(files.output, as_bytes, names, {"provenance": provenance(STAGE, {}, "cpu")})
 
 

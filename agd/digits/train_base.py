@@ -1,9 +1,10 @@
-"""Stage `train_base`: a small class-conditional DiT on handwritten digits, in a folder that diffusers opens.
+"""Stage `train_base`: a small diffusion model of handwritten digits, in a folder that diffusers opens.
 
-`python -m agd.digits.train_base --output-dir BASE`, then `DiTPipeline.from_pretrained("BASE")`.
+`python -m agd.digits.train_base --output-dir BASE`, then `DiffusionPipeline.from_pretrained("BASE")`.
 
-An autoencoder first (as for every latent diffusion model), then the denoiser on its latents. The class is dropped once
-per sample, outside the model: diffusers' blocks each own a label embedder, and in training mode each would drop its own.
+An autoencoder first (as for every latent diffusion model), then the denoiser on its latents, with its text encoders if it
+has any. The class or caption is dropped once per sample, outside the model: the blocks of diffusers' DiT each own a label
+embedder, and in training mode each would drop its own.
 """
 
 import dataclasses
@@ -12,19 +13,22 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers.utils import logging
 
 from agd import devices
 from agd.artifacts import make_folder
 from agd.cli import door
-from agd.digits.data import digits
+from agd.digits.architectures import ARCHITECTURES, autoencoder
+from agd.digits.data import captions, digits
 from agd.progress import progress
 from agd.provenance import json_bytes, provenance
 
+logging.disable_progress_bar()  # a stage shows one bar of its own
+
 STAGE = "train_base"
-CLASSES = 10
 _KL_WEIGHT = 1e-3
 _VAE_LEARNING_RATE = 3e-3
 
@@ -33,6 +37,7 @@ _VAE_LEARNING_RATE = 3e-3
 class Settings:
     """config/schema.yaml says what each of these is."""
 
+    architecture: str
     vae_steps: int
     steps: int
     batch_size: int
@@ -41,36 +46,6 @@ class Settings:
     average_decay: float
     seed: int
     device: str
-
-
-def new_autoencoder() -> AutoencoderKL:
-    """8 x 8 grey images <-> latents (1, 8, 8)."""
-    return AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        latent_channels=1,
-        block_out_channels=(16,),
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        norm_num_groups=4,
-        sample_size=8,
-        mid_block_add_attention=False,
-    )
-
-
-def new_denoiser() -> DiTTransformer2DModel:
-    """Four layers of width 96 on patches of 2 x 2: 16 tokens."""
-    return DiTTransformer2DModel(
-        num_attention_heads=4,
-        attention_head_dim=24,
-        in_channels=1,
-        out_channels=1,
-        num_layers=4,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=CLASSES,
-        norm_num_groups=1,
-    )
 
 
 def fit(parameters, steps: int, peak: float, what: str, loss_of_step) -> None:
@@ -89,7 +64,7 @@ def fit(parameters, steps: int, peak: float, what: str, loss_of_step) -> None:
 
 def train_autoencoder(x: torch.Tensor, settings: Settings) -> AutoencoderKL:
     """Fit the autoencoder to images (n, 1, 8, 8) in [-1, 1], and note the latents' scale in its configuration."""
-    vae = new_autoencoder().to(x.device)
+    vae = autoencoder().to(x.device)
 
     def loss_of_step(step: int) -> torch.Tensor:
         batch = x[torch.randint(len(x), (settings.batch_size,))]
@@ -103,26 +78,25 @@ def train_autoencoder(x: torch.Tensor, settings: Settings) -> AutoencoderKL:
     return vae.eval()
 
 
-def train_denoiser(
-    z: torch.Tensor, labels: torch.Tensor, scheduler: DDIMScheduler, settings: Settings
-) -> DiTTransformer2DModel:
-    """Fit the denoiser to scaled latents z (n, 1, 8, 8): predict the noise; returns the average of its weights."""
-    model = new_denoiser().to(z.device).eval()  # eval: no label dropout inside the blocks
+def train_denoiser(model: nn.Module, z: torch.Tensor, settings: Settings) -> nn.Module:
+    """Fit one of agd.digits.architectures to scaled latents z (n, 1, 8, 8): predict noise or velocity, as its scheduler
+    says; returns it with the average of its weights."""
+    model.to(z.device).eval()  # eval: no label dropout inside a DiT's blocks
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
+    # Schedulers for sampling disagree on how to add noise; training's is one for all.
+    schedule = DDIMScheduler.from_config(model.scheduler.config)
+    velocity = schedule.config.prediction_type == "v_prediction"
 
     def loss_of_step(step: int) -> torch.Tensor:
         if step:
             average.update_parameters(model)
         chosen = torch.randint(len(z), (settings.batch_size,))
-        t = torch.randint(scheduler.config.num_train_timesteps, (settings.batch_size,), device=z.device)
+        t = torch.randint(schedule.config.num_train_timesteps, (settings.batch_size,), device=z.device)
         dropped = torch.rand(settings.batch_size, device=z.device) < settings.label_dropout
         noise = torch.randn_like(z[chosen])
-        predicted = model(
-            scheduler.add_noise(z[chosen], noise, t),
-            timestep=t,
-            class_labels=labels[chosen].masked_fill(dropped, CLASSES),
-        ).sample
-        return nn.functional.mse_loss(predicted, noise)
+        predicted = model(schedule.add_noise(z[chosen], noise, t), t, chosen.to(z.device), dropped)
+        target = schedule.get_velocity(z[chosen], noise, t) if velocity else noise
+        return nn.functional.mse_loss(predicted, target)
 
     fit(model.parameters(), settings.steps, settings.learning_rate, "denoiser", loss_of_step)
     average.update_parameters(model)
@@ -139,14 +113,13 @@ def run(files, settings: Settings) -> None:
     vae = train_autoencoder(x, settings)
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
-    scheduler = DDIMScheduler(clip_sample=False)
-    denoiser = train_denoiser(z, labels, scheduler, settings)
+    model = train_denoiser(ARCHITECTURES[settings.architecture](labels, captions()), z, settings)
     chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}
     made = provenance(STAGE, chosen, devices.describe(device))
-    publish(DiTPipeline(denoiser.cpu(), vae.cpu(), scheduler), folder, made)
+    publish(model.cpu().pipeline(vae.cpu()), folder, made)
 
 
-def publish(pipe: DiTPipeline, folder: Path, made: dict) -> None:
+def publish(pipe: DiffusionPipeline, folder: Path, made: dict) -> None:
     """Save aside, then move each file to its final name, the index last: without it the folder opens as no pipeline."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
         pipe.save_pretrained(aside)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, DiTPipeline
+from diffusers import DiTPipeline
 from diffusers.utils import logging
 from torch import nn
 
-from agd import base_model, config
+from agd import base_model, config, schedulers
 from agd.errors import UserError
 from agd.hooks import Anatomy
 from agd.provenance import model_fingerprint, read_json
@@ -41,8 +41,13 @@ class DiT:
 
     anatomy = ANATOMY
 
-    def __init__(self, name: str, dtype: torch.dtype, device: torch.device, images: bool = False):
-        """Open a folder or hub id. images: load the autoencoder too. Raises UserError if it is no DiT pipeline."""
+    def __init__(
+        self, name: str, dtype: torch.dtype, device: torch.device, conditions: bool = False, images: bool = False
+    ):
+        """Open a folder or hub id. images: load the autoencoder too; classes need nothing to become conditions.
+
+        Raises UserError if it is no DiT pipeline.
+        """
         folder = base_model.locate(name)
         base_model.index(folder, "DiTPipeline")
         try:
@@ -51,9 +56,7 @@ class DiT:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
-        # DDIM: deterministic, so that a trajectory belongs to its noise; it needs no learned sigma. Latents have no range
-        # to be clipped to, whatever the checkpoint says.
-        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        self.scheduler = pipe.scheduler
         self.vae = pipe.vae.to(device).eval().requires_grad_(False) if images else None
         self.device, self.dtype = device, dtype
         size, self.channels = self.denoiser.config.sample_size, self.denoiser.config.in_channels
@@ -66,8 +69,11 @@ class DiT:
         }
 
     @staticmethod
-    def check(name: str, settings) -> None:
-        """Raise a UserError if the settings can't work with this model; reads its configuration, loads no weights."""
+    def check(name: str, files, settings) -> tuple:
+        """The settings, and the classes to depict; reads the model's configuration, loads no weights.
+
+        Raises UserError if the settings can't work with this model.
+        """
         folder = base_model.locate(name)
         base_model.index(folder, "DiTPipeline")
         described = _config(folder)
@@ -80,18 +86,19 @@ class DiT:
             raise UserError(
                 f"guided_channels: {settings.guided_channels} is more than the {described['in_channels']} channels of {name}"
             )
-        steps = read_json(folder / "scheduler" / "scheduler_config.json")["num_train_timesteps"]
-        if settings.num_inference_steps > steps:
-            raise UserError(
-                f"num_inference_steps: {settings.num_inference_steps} is more than the {steps} that {name} was trained with"
-            )
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+        schedulers.check(scheduler, settings.scheduler, settings.num_inference_steps, name)
+        return settings, labels
 
-    def conditions(self, indices: list[int], settings) -> dict[str, torch.Tensor]:
-        """What samples of these indices are conditioned on: classes in turn. {"class_label": (B,) int64}."""
-        labels = config.class_labels(settings.class_labels)
-        return {"class_label": torch.tensor([labels[i % len(labels)] for i in indices], device=self.device)}
+    def follow(self, files) -> dict:
+        """Load what else the images are to follow, and say what that is: nothing, a DiT knows classes only."""
+        return {}
 
-    def unconditional(self, conditions: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def conditions(self, subjects: list[int]) -> dict[str, torch.Tensor]:
+        """What samples of these classes are conditioned on: {"class_label": (B,) int64}."""
+        return {"class_label": torch.tensor(subjects, device=self.device)}
+
+    def unconditional(self, conditions: dict[str, torch.Tensor], kind: None) -> dict[str, torch.Tensor]:
         """The same, without the condition: the label that training put where it dropped the class."""
         return {"class_label": torch.full_like(conditions["class_label"], self.null_label)}
 

@@ -1,0 +1,190 @@
+"""Small models of exactly the classes of the large ones, to be trained on digits: their parts, untrained.
+
+Images are 8 x 8 and grey; latents (1, 8, 8). Each model is called with noisy latents, timesteps and the numbers of the
+images, whose labels or captions it knows: (B, 1, 8, 8), (B,), (B,), and which of them go without (B,) -> (B, 1, 8, 8).
+"""
+
+import json
+import string
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+SIDE = 8
+CLASSES = 10
+_WORD_PIECES = 256
+_LONGEST_CAPTION = 16  # tokens, the first and the last included
+_TEXT_WIDTH = 32
+_ALPHABET = sorted(string.ascii_lowercase + string.digits + string.punctuation)
+
+
+def autoencoder() -> AutoencoderKL:
+    """Images (1, 8, 8) <-> latents (1, 8, 8)."""
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=1,
+        block_out_channels=(16,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        norm_num_groups=4,
+        sample_size=SIDE,
+        mid_block_add_attention=False,
+    )
+
+
+class ClassToImage(nn.Module):
+    """A DiT of four layers of width 96 on patches of 2 x 2: 16 tokens."""
+
+    def __init__(self, labels: torch.Tensor, captions: list[str]):
+        super().__init__()
+        self.denoiser = DiTTransformer2DModel(
+            num_attention_heads=4,
+            attention_head_dim=24,
+            in_channels=1,
+            out_channels=1,
+            num_layers=4,
+            sample_size=SIDE,
+            patch_size=2,
+            num_embeds_ada_norm=CLASSES,
+            norm_num_groups=1,
+        )
+        self.register_buffer("labels", labels, persistent=False)
+        self.scheduler = DDIMScheduler(clip_sample=False)
+
+    def forward(self, x_BCHW, t_B, chosen_B, dropped_B) -> torch.Tensor:
+        labels_B = self.labels[chosen_B].masked_fill(dropped_B, CLASSES)
+        return self.denoiser(x_BCHW, timestep=t_B, class_labels=labels_B).sample
+
+    def pipeline(self, vae: AutoencoderKL) -> DiffusionPipeline:
+        return DiTPipeline(self.denoiser, vae, self.scheduler)
+
+
+class TextToImage(nn.Module):
+    """Stable Diffusion: a UNet that predicts velocity, and a text encoder, trained together. No caption: the empty one."""
+
+    def __init__(self, labels: torch.Tensor, captions: list[str]):
+        super().__init__()
+        self.tokenizer = tokenizer(captions)
+        self.text_encoder = CLIPTextModel(_text_config(self.tokenizer))
+        self.denoiser = unet(cross_attention_dim=_TEXT_WIDTH)
+        self.register_buffer("tokens", _tokens(self.tokenizer, captions), persistent=False)
+        self.register_buffer("no_tokens", _tokens(self.tokenizer, [""]), persistent=False)
+        self.scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
+
+    def forward(self, x_BCHW, t_B, chosen_B, dropped_B) -> torch.Tensor:
+        tokens_BL = torch.where(dropped_B[:, None], self.no_tokens, self.tokens[chosen_B])
+        return self.denoiser(x_BCHW, t_B, self.text_encoder(tokens_BL).last_hidden_state).sample
+
+    def pipeline(self, vae: AutoencoderKL) -> DiffusionPipeline:
+        return StableDiffusionPipeline(
+            vae, self.text_encoder, self.tokenizer, self.denoiser, self.scheduler, None, None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+
+
+class TextToImageXL(nn.Module):
+    """SDXL: a UNet that predicts noise, two text encoders whose layers before the last are read side by side, and the
+    second one's summary and the image's sizes as conditions. No caption: zeros."""
+
+    def __init__(self, labels: torch.Tensor, captions: list[str]):
+        super().__init__()
+        self.tokenizer = tokenizer(captions)
+        self.text_encoder = CLIPTextModel(_text_config(self.tokenizer))
+        self.text_encoder_2 = CLIPTextModelWithProjection(_text_config(self.tokenizer))
+        self.denoiser = unet(
+            cross_attention_dim=2 * _TEXT_WIDTH,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=_TEXT_WIDTH + 6 * 8,
+        )
+        self.register_buffer("tokens", _tokens(self.tokenizer, captions), persistent=False)
+        self.register_buffer("sizes", torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).float(), persistent=False)
+        self.scheduler = EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1)
+
+    def forward(self, x_BCHW, t_B, chosen_B, dropped_B) -> torch.Tensor:
+        tokens_BL = self.tokens[chosen_B]
+        first = self.text_encoder(tokens_BL, output_hidden_states=True)
+        second = self.text_encoder_2(tokens_BL, output_hidden_states=True)
+        prompt_BLD = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        kept_B = (~dropped_B).float()
+        added = {"text_embeds": second.text_embeds * kept_B[:, None], "time_ids": self.sizes.expand(len(x_BCHW), -1)}
+        prompt_BLD = prompt_BLD * kept_B[:, None, None]
+        return self.denoiser(x_BCHW, t_B, prompt_BLD, added_cond_kwargs=added).sample
+
+    def pipeline(self, vae: AutoencoderKL) -> DiffusionPipeline:
+        return StableDiffusionXLPipeline(
+            vae, self.text_encoder, self.text_encoder_2, self.tokenizer, self.tokenizer, self.denoiser, self.scheduler,
+            add_watermarker=False,
+        )  # fmt: skip
+
+
+ARCHITECTURES = {"dit": ClassToImage, "sd": TextToImage, "sdxl": TextToImageXL}
+
+
+def unet(**more) -> UNet2DConditionModel:
+    """Two resolutions, 8 x 8 and 4 x 4, with cross-attention at both: seven adapted layers."""
+    return UNet2DConditionModel(
+        sample_size=SIDE,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),  # heads, in spite of its name
+        norm_num_groups=8,
+        use_linear_projection=True,
+        **more,
+    )
+
+
+def tokenizer(captions: list[str]) -> CLIPTokenizer:
+    """CLIP's byte pairs, learnt from the captions."""
+    pairs = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    pairs.pre_tokenizer = pre_tokenizers.Whitespace()
+    letters = trainers.BpeTrainer(
+        vocab_size=_WORD_PIECES,
+        end_of_word_suffix="</w>",
+        initial_alphabet=_ALPHABET,
+        show_progress=False,
+    )
+    pairs.train_from_iterator((caption.lower() for caption in captions), letters)
+    model = json.loads(pairs.to_str())["model"]
+    vocabulary = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
+    for piece in [f"{letter}</w>" for letter in _ALPHABET] + ["<|startoftext|>", "<|endoftext|>"]:
+        vocabulary.setdefault(piece, len(vocabulary))
+    return CLIPTokenizer(vocabulary, [tuple(m) for m in model["merges"]], model_max_length=_LONGEST_CAPTION)
+
+
+def _text_config(read_by: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(read_by),
+        hidden_size=_TEXT_WIDTH,
+        projection_dim=_TEXT_WIDTH,
+        intermediate_size=4 * _TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=_LONGEST_CAPTION,
+        bos_token_id=read_by.bos_token_id,
+        eos_token_id=read_by.eos_token_id,
+        pad_token_id=read_by.pad_token_id,
+    )
+
+
+def _tokens(read_by: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    read = read_by(texts, padding="max_length", max_length=_LONGEST_CAPTION, truncation=True, return_tensors="pt")
+    return read.input_ids

@@ -1,0 +1,43 @@
+"""Schedulers: those that give the same images from the same noise, whatever the batch."""
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from agd.errors import UserError
+
+BY_NAME = {
+    # Latents have no range to be clipped to, whatever the checkpoint says; `from_config` from Euler would clip.
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+# Their `step` draws no noise as long as it is not asked to (DDIM's eta, Euler's s_churn).
+_DETERMINISTIC = {kind.__name__ for kind, _ in BY_NAME.values()} | {"PNDMScheduler", "DEISMultistepScheduler"}
+
+
+def check(described: dict, name: str, steps: int, model: str) -> None:
+    """Raise a UserError unless a model's scheduler_config.json (`described`) can be sampled with so many steps.
+
+    name: `default` (the model's own) or a key of BY_NAME.
+    """
+    own = described["_class_name"]
+    if name == "default" and own not in _DETERMINISTIC:
+        raise UserError(
+            f"scheduler: default is {own} in {model}, which draws noise at every step; choose one of {', '.join(BY_NAME)}"
+        )
+    trained = described["num_train_timesteps"]
+    # Schedulers that count from the start add an offset to their timesteps: with all of them, the first would lie
+    # beyond training; some raise, some don't.
+    leading = described.get("timestep_spacing", "leading") == "leading"
+    most = trained - (described.get("steps_offset", 0) if leading else 0)
+    if steps > most:
+        raise UserError(f"num_inference_steps: {steps} is more than the {most} that {model} and its scheduler allow")
+
+
+def scheduler(own: SchedulerMixin, name: str) -> SchedulerMixin:
+    """The model's own scheduler (`default`), or another one on the model's own noise schedule."""
+    if name == "default":
+        return own
+    kind, options = BY_NAME[name]
+    return kind.from_config(own.config, **options)

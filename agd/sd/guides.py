@@ -1,0 +1,100 @@
+"""What images can follow beside the prompt: the picture of an IP-Adapter, the picture of a ControlNet."""
+
+from pathlib import Path
+
+import torch
+from diffusers import ControlNetModel
+from diffusers.models.embeddings import ImageProjection
+from PIL import Image, UnidentifiedImageError
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from agd.artifacts import sha256
+from agd.errors import UserError
+from agd.provenance import model_fingerprint
+
+_NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
+
+
+def check(files) -> None:
+    """Raise a UserError if something is missing or can't be read; loads no weights. Stages without guides pass."""
+    for name, others in _NEEDED.items():
+        path = getattr(files, name, None)
+        for other in others:
+            if path and not getattr(files, other):
+                raise UserError(f"{_flag(other)}: missing; {_flag(name)} needs it")
+            if not path and getattr(files, other, None):
+                raise UserError(f"{_flag(other)}: given without {_flag(name)}; give both")
+            if path and not Path(getattr(files, other)).exists():
+                raise UserError(f"{_flag(other)}: {getattr(files, other)} is not there; check the path")
+        if path and not Path(path).exists():
+            raise UserError(f"{_flag(name)}: {path} is not there; check the path")
+        if path:
+            _picture(f"{name}_image", getattr(files, f"{name}_image"))
+
+
+def identities(files) -> dict[str, str]:
+    """sha256 of each picture, set of weights and network in use."""
+    names = [name for others in _NEEDED.items() for name in (others[0], *others[1]) if getattr(files, name)]
+    return {name: _digest(Path(getattr(files, name))) for name in names}
+
+
+def _digest(path: Path) -> str:
+    return model_fingerprint(path) if path.is_dir() else sha256(path)
+
+
+def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put an IP-Adapter on a pipeline; embeddings (1, 1, D) or (1, n, D) of no picture and of the picture given."""
+    encoder = _opened("image_encoder", CLIPVisionModelWithProjection, files.image_encoder, pipe.unet.dtype)
+    side = encoder.config.image_size
+    pipe.register_modules(
+        image_encoder=encoder.to(device).eval(), feature_extractor=CLIPImageProcessor(size=side, crop_size=side)
+    )
+    path = Path(files.ip_adapter)
+    try:
+        pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"--ip-adapter: {path} doesn't fit this model ({_words(error)}); give one made for it"
+        ) from None
+    (projection,) = pipe.unet.encoder_hid_proj.image_projection_layers
+    tokens = not isinstance(projection, ImageProjection)
+    picture = _picture("ip_adapter_image", files.ip_adapter_image)
+    given, none = pipe.encode_image(picture, device, 1, tokens)
+    return none[None], given[None]
+
+
+def open_controlnet(pipe, files, dtype: torch.dtype, side: int) -> tuple[ControlNetModel, torch.Tensor]:
+    """A ControlNet, and the picture (1, 3, side, side) in [0, 1] that it follows."""
+    model = _opened("controlnet", ControlNetModel, files.controlnet, dtype).eval().requires_grad_(False)
+    ours, theirs = (network.config.cross_attention_dim for network in (pipe.unet, model))
+    if ours != theirs:
+        raise UserError(
+            f"--controlnet: {files.controlnet} reads prompts of width {theirs}, this model's are {ours}; give one made for it"
+        )
+    picture = _picture("controlnet_image", files.controlnet_image).resize((side, side))
+    control = pipe.image_processor.numpy_to_pt(pipe.image_processor.pil_to_numpy(picture))
+    return model, control.to(pipe.unet.device, dtype)
+
+
+def _opened(name: str, kind, path: str, dtype: torch.dtype):
+    try:
+        return kind.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{_flag(name)}: {path} can't be opened ({_words(error)}); give a folder that holds a {kind.__name__}"
+        ) from None
+
+
+def _picture(name: str, path: str) -> Image.Image:
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f"{_flag(name)}: {path} is not a picture that can be read; give a PNG or JPEG file") from None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
