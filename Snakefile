@@ -7,9 +7,11 @@ shell.prefix(f"export PYTHONPATH='{workflow.basedir}'${{{{PYTHONPATH:+:$PYTHONPA
 
 include: "rules/common.smk"
 include: "rules/paths.smk"
+include: "rules/download.smk"
 include: "rules/prepare_digits.smk"
 include: "rules/train_classifier.smk"
 include: "rules/train_base.smk"
+include: "rules/prepare_prompts.smk"
 include: "rules/prepare_reference.smk"
 include: "rules/sample_trajectories.smk"
 include: "rules/train.smk"

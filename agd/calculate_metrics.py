@@ -1,16 +1,19 @@
 """Stage `calculate_metrics`: how far samples are from real images, and what they cost."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from agd import config, devices, features
 from agd.artifacts import make_folder, writing
+from agd.clip_score import clip_score
 from agd.errors import UserError
 from agd.images import list_images, read_images
 from agd.progress import progress
-from agd.provenance import json_bytes, provenance, read_json
+from agd.provenance import json_bytes, model_fingerprint, provenance, read_json
 
 STAGE = "calculate_metrics"
 
@@ -23,6 +26,7 @@ class Settings:
     features_weights: str
     max_features: int
     neighbours: int
+    clip_model: str | None
     batch_size: int
     device: str
 
@@ -66,6 +70,26 @@ def sample_features(paths: list[Path], extract: features.Extractor, batch_size: 
     return np.concatenate(parts), made
 
 
+def with_prompts(paths: list[Path]) -> Iterator[tuple[Image.Image, str]]:
+    """Every image of these sample files, and its prompt. Raises UserError if they were not made from prompts."""
+    with progress(paths, "clip_score") as bar:
+        for path in bar:
+            images, manifest = read_images(path)
+            for name, image in images.items():
+                prompt = manifest.get("subjects", {}).get(Path(name).stem)
+                if not isinstance(prompt, str):
+                    raise UserError(f"clip_model: the samples in {path} have classes, not prompts; leave it empty")
+                yield image, prompt
+
+
+def prompt_score(paths: list[Path], settings: Settings, device) -> tuple[dict, dict]:
+    """The CLIP score and the identity of its model; neither, if no model is set."""
+    if not settings.clip_model:
+        return {}, {}
+    score = clip_score(with_prompts(paths), settings.clip_model, device, settings.batch_size)
+    return {"clip_score": score}, {"clip_model": model_fingerprint(Path(settings.clip_model))}
+
+
 def total_cost(paths: list[Path]) -> dict[str, float]:
     """nfe (evaluations of the denoiser per image, as counted) and seconds per image, over all files."""
     costs = [read_json(path.with_suffix(".json")) for path in paths]
@@ -103,6 +127,7 @@ def run(files, settings: Settings) -> None:
     if Path(files.ref).suffix != ".npz":
         list_images(files.ref)  # a missing or empty folder shows before any weights are loaded
     device = devices.device(settings.device)
+    score, scored_by = prompt_score(samples, settings, device)
     extract = features.extractor(settings.features, settings.features_weights, device)
     reference = open_reference(files.ref, extract, settings)
     vectors, made = sample_features(samples, extract, settings.batch_size)
@@ -118,11 +143,14 @@ def run(files, settings: Settings) -> None:
     chosen = config.what(STAGE, dataclasses.asdict(settings))
     record = {
         **features.compare(vectors, reference, settings.neighbours),
+        **score,
         **total_cost(samples),
         "num_samples": len(vectors),
         "features": extract.name,
         "reference": {"source": reference.source, "images": reference.n},
-        "provenance": provenance(STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256),
+        "provenance": provenance(
+            STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **scored_by
+        ),
     }
     with writing(output) as aside:
         aside.write_bytes(json_bytes(record))

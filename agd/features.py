@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from agd import metrics
+from agd import downloads, metrics
 from agd.artifacts import sha256, writing
 from agd.errors import UserError
 from agd.images import iterate_images, list_images
 from agd.progress import progress
 
-INCEPTION_URL = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
-INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
 DIGIT_FEATURES = 64
 
 
@@ -83,7 +82,7 @@ def _inception(weights: str, device: torch.device) -> Extractor:
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
-    file = _existing(weights) if weights else _download(INCEPTION_URL, INCEPTION_SHA256)
+    file = _existing(weights) if weights else _download(downloads.INCEPTION)
     if sha256(file) != INCEPTION_SHA256:
         raise UserError(f"features_weights: {file} is not inception-2015-12-05.pt (its sha256 differs); fetch it again")
     with tempfile.TemporaryDirectory() as folder:  # clean-fid knows the file by its name alone
@@ -118,7 +117,8 @@ _EXTRACTORS = {"digits-classifier": _digits, "inception-v3": _inception, "dinov2
 
 
 def extractor(name: str, weights: str, device: torch.device) -> Extractor:
-    """Open an extractor; `weights` is a file, or empty for a checked download. Raises UserError if it can't be had."""
+    """Open an extractor; `weights` is a file, or empty for a download. Inception's is checked against its known
+    sha256; DINOv2's is what the hub gives timm. Raises UserError if it can't be had."""
     return _EXTRACTORS[name](weights, device)
 
 
@@ -128,17 +128,11 @@ def _existing(weights: str) -> Path:
     return Path(weights)
 
 
-def _download(url: str, digest: str) -> Path:
+def _download(url: str) -> Path:
     """Download into torch's cache, whole and checked, unless it is there."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / downloads.file_name(url)
     if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=digest)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"features_weights: {url} can't be downloaded ({type(error).__name__}); fetch it and give its path"
-            ) from None
+        downloads.fetch(url, file, "features_weights")
     return file
 
 

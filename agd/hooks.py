@@ -7,7 +7,10 @@ everything else that diffusers offers (LoRA, IP-Adapter, offloading, compiling, 
 
 import contextlib
 import dataclasses
+import functools
 import inspect
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -17,6 +20,7 @@ from torch import nn
 
 from agd.adapters import LAYERS, AdapterConfig, ConditionEncoder
 from agd.errors import UserError
+from agd.pipelines import decode, flag, flagged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +39,28 @@ class Anatomy:
     embed: Callable[[nn.Module, dict, torch.Tensor], dict[str, torch.Tensor]]
 
 
+def _constant(number: float) -> torch.Tensor:
+    """A number that may change without compiling anew; on the CPU even where another device is the default."""
+    return torch.tensor(number, dtype=torch.float32, device="cpu")
+
+
 @dataclasses.dataclass(eq=False)
 class Pass:
     """What one forward pass of the denoiser carries to its adapters: a plain object, so that hooks in any thread and a
-    later recomputation find it. Kept until the next pass begins."""
+    later recomputation find it. Kept until the next pass begins.
 
-    guidance_scale: torch.Tensor | float | None = None
+    guidance_scale and strength are set from outside; the rest is each pass's own: its arguments, its w as it came and
+    per sample, what it is conditioned on, and what its adapters' outputs are multiplied by (0 where w <= 1).
+    """
+
+    guidance_scale: torch.Tensor | float | Callable | None = None
+    strength: torch.Tensor = dataclasses.field(default_factory=lambda: _constant(1.0))
     arguments: dict = dataclasses.field(default_factory=dict)
+    w: torch.Tensor | float | None = None
     w_B: torch.Tensor | None = None
     features: dict = dataclasses.field(default_factory=dict)
     tokens_BMH: torch.Tensor | None = None
-    guided_B11: torch.Tensor | None = None
+    share_B11: torch.Tensor | None = None
 
 
 class AdaptedLayer(nn.Module):
@@ -64,21 +79,26 @@ class AdaptedLayer(nn.Module):
             return output
         x_BND = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         tokens = self.encoder(current.w_B, current.features) if self.encoder else current.tokens_BMH
-        added = self.adapter(x_BND.float(), tokens) * current.guided_B11
+        added = self.adapter(x_BND.float(), tokens) * current.share_B11
         if isinstance(output, tuple):
             return (output[0] + added.to(output[0].dtype), *output[1:])
         return output + added.to(output.dtype)
 
 
 class Adapters(nn.Module):
-    """The adapters of one denoiser, found as `denoiser.agd`. Weights are fp32 whatever the base's dtype."""
+    """The adapters of one denoiser, found as `denoiser.agd`. Weights are fp32 whatever the base's dtype.
+
+    record: what `config.json` says beside the adapter's own configuration (provenance, training ...).
+    source: the folder they were loaded from, or None.
+    """
 
     def __init__(self, denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy):
         super().__init__()
         self.config = config
         self.current = Pass()
         self.anatomy = anatomy
-        self.signature = inspect.signature(denoiser.forward)
+        # The class's forward: offloading replaces the instance's. Its first name is self.
+        self.names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
         self.feature_widths = used_widths(denoiser, config, anatomy)
         self.layer_widths = layer_widths(denoiser, anatomy)
         shared = config.encoder == "shared"
@@ -90,43 +110,130 @@ class Adapters(nn.Module):
             }
         )
         self.handles = []
-        self.warned = False
+        self.enabled = True
+        self.record, self.source = {}, None
+        self.said, self.seen = set(), None
+
+    def _apply(self, fn, recurse=True):
+        """Follow the base to another device, but not to another dtype."""
+
+        def keeping_dtype(tensor):
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keeping_dtype, recurse)
+
+    @property
+    def guidance_range(self) -> list[float] | None:
+        """The lowest and the highest guidance scale of the training, or None where nobody noted them."""
+        return self.record.get("guidance_scale_range")
+
+    @property
+    def strength(self) -> float:
+        """What the adapters' outputs are multiplied by: 0 is the base model, 1 what was trained."""
+        return self.current.strength.item()
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.current.strength = _constant(value)
 
     @contextlib.contextmanager
-    def scale(self, w: float | torch.Tensor) -> Iterator[None]:
-        """Within the block, passes of the denoiser answer with guidance scale w: a number or one per sample (B,)."""
+    def scale(self, w: float | torch.Tensor | Callable) -> Iterator[None]:
+        """Within the block, passes of the denoiser answer with guidance scale w.
+
+        w: a number, one per sample (B,), or a function of the timestep, as the denoiser is given it, to either.
+        """
+        if not callable(w):
+            w = w if isinstance(w, torch.Tensor) else _constant(w)
+            self.check_range(w)
         before, self.current.guidance_scale = self.current.guidance_scale, w
         try:
             yield
         finally:
             self.current.guidance_scale = before
 
-    def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Forward pre-hook of the denoiser: notes the arguments. Touches no weights, which may still be offloaded."""
+    def disable(self) -> None:
+        """The base model again, guided by the pipeline in two passes, until `enable`."""
+        self.enabled = False
+        flag(self.host, on=False)
+
+    def enable(self) -> None:
+        """Undo `disable`."""
+        self.enabled = True
+        flag(self.host, on=True)
+
+    def say_once(self, words: str) -> None:
+        if words not in self.said:
+            self.said.add(words)
+            warnings.warn(f"agd: {words}", stacklevel=3)
+
+    def check_range(self, w: torch.Tensor) -> None:
+        """Warn, once, if a guidance scale is outside the trained range. One or less is the base model, and no news."""
+        if self.guidance_range is not None:
+            low, high = self.guidance_range
+            if ((w > high) | ((w > 1) & (w < low))).any():
+                words = f"a guidance scale is outside the range that the adapter was trained on, {low:g} to {high:g}"
+                self.say_once(f"{words}; expect less than with guidance in two passes")
+
+    def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Forward pre-hook of the denoiser: notes the arguments and w. Touches no weights, which may be offloaded still."""
         current = self.current
-        current.arguments = self.signature.bind(*args, **kwargs).arguments
-        current.w_B = None
-        if current.guidance_scale is None and not self.warned:
-            self.warned = True
-            warnings.warn(
-                "agd: the adapted denoiser was called without a guidance scale and answers as the base model; "
-                "use `with denoiser.agd.scale(w):`",
-                stacklevel=2,
+        current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        embedded = current.arguments.pop("timestep_cond", None)
+        current.w_B, current.w = None, self._guidance_scale(embedded) if self.enabled else None
+        # The base has no weights for the embedding of w that a flagged pipeline passes.
+        args = tuple(None if arg is embedded else arg for arg in args)
+        return args, {name: value for name, value in kwargs.items() if name != "timestep_cond"}
+
+    def _guidance_scale(self, embedded: torch.Tensor | None) -> torch.Tensor | float | None:
+        """The w of this pass: what `scale` set, or else what the pipeline passes."""
+        w = self.current.guidance_scale
+        eager = not torch.compiler.is_compiling()  # a compiled graph can't warn, nor look at a value
+        if w is None and embedded is not None:
+            w = decode(embedded)
+            if eager and embedded is not self.seen:  # the same tensor in every step: look at it once
+                self.seen = embedded
+                self.check_range(w)
+        elif w is None and eager:
+            self.say_once(
+                "the adapted denoiser was called without a guidance scale and answers as the base model; "
+                "use agd.load on this pipeline, or `with denoiser.agd.scale(w):`"
             )
+        elif not isinstance(w, torch.Tensor) and callable(w):
+            w = w(self.current.arguments["timestep"])
+        return w
 
     def after_entry(self, entry: nn.Module, args: tuple, output: torch.Tensor) -> None:
         """Forward hook of the entry: embeds the conditions, once per pass."""
         current = self.current
-        if current.guidance_scale is None:
+        if current.w is None:
             return
-        batch = output.shape[0]
-        w_B = torch.as_tensor(current.guidance_scale, dtype=torch.float32, device=output.device).expand(batch)
+        w_B = _per_sample(torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0])
         with torch.no_grad():
             embedded = self.anatomy.embed(self.host, current.arguments, output)
         current.features = {name: embedded[name] for name in self.feature_widths}
-        current.guided_B11 = (w_B > 1).float()[:, None, None]
+        current.share_B11 = (w_B > 1).float()[:, None, None] * current.strength
         current.tokens_BMH = self.encoder(w_B, current.features) if self.encoder else None
         current.w_B = w_B
+
+    def checkpointed(self, block: Callable, *args):
+        """A block that is recomputed in the backward pass, with the conditions of its own forward pass.
+
+        Without that, a second forward pass before the first one's backward would change what is recomputed: gradients
+        would be wrong, without an error.
+        """
+        current = self.current
+        then = dict(vars(current))
+
+        def run(*inputs):
+            now = dict(vars(current))
+            vars(current).update(then)
+            try:
+                return block(*inputs)
+            finally:
+                vars(current).update(now)
+
+        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False)
 
     @property
     def host(self) -> nn.Module:
@@ -144,6 +251,15 @@ class Adapters(nn.Module):
             self.handles.append(attention.register_forward_hook(layer.after_attention, with_kwargs=True))
 
 
+def _per_sample(w: torch.Tensor, batch: int) -> torch.Tensor:
+    """() or (b,) -> (B,). A batch that stacks its samples several times, as PAG's does, has its w in the same order."""
+    if w.ndim == 0 or len(w) == 1:
+        return w.expand(batch)
+    if batch % len(w):
+        raise UserError(f"guidance scale: {len(w)} values for a batch of {batch}; give one, or one per sample")
+    return w.repeat(batch // len(w))
+
+
 def used_widths(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, int]:
     """Name -> width of the base's embeddings that this adapter is conditioned on."""
     use = {True: config.use_timestep, False: config.use_condition}
@@ -156,18 +272,22 @@ def layer_widths(denoiser: nn.Module, anatomy: Anatomy) -> dict[str, int]:
 
 
 def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> Adapters:
-    """Freeze a denoiser and put new adapters on it, on its device; returns them (also `denoiser.agd`).
+    """Freeze a denoiser and put new adapters on it, on the device it computes on; returns them (also `denoiser.agd`).
 
     The base goes to eval mode and stays there: training mode would drop class labels and change its answers.
-    Raises UserError if it carries adapters already.
+    Raises UserError if it carries adapters already, or is guided in one pass by itself.
     """
     if hasattr(denoiser, "agd"):
         raise UserError("this denoiser carries adapters already; detach them first")
+    if flagged(denoiser):
+        raise UserError("this denoiser takes a guidance scale by itself (time_cond_proj_dim); give one that is not distilled")
+    before = denoiser.training, {name for name, p in denoiser.named_parameters() if p.requires_grad}
     denoiser.requires_grad_(False).eval()
-    device = next(denoiser.parameters()).device
-    adapters = Adapters(denoiser, config, anatomy).to(device)
+    adapters = Adapters(denoiser, config, anatomy).to(_device(denoiser))
+    adapters.before = before
     denoiser.add_module("agd", adapters)
     adapters.connect(denoiser)
+    _change_manners(denoiser)
     return adapters
 
 
@@ -177,31 +297,63 @@ def detach(denoiser: nn.Module) -> None:
         raise UserError("this denoiser carries no adapters; there is nothing to detach")
     for handle in denoiser.agd.handles:
         handle.remove()
+    training, trainable = denoiser.agd.before
     del denoiser.agd
+    _restore_manners(denoiser)
+    denoiser.train(training)
+    for name, parameter in denoiser.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or name in trainable)
 
 
-def enable_gradient_checkpointing(denoiser: nn.Module) -> None:
-    """Recompute the blocks of an adapted denoiser in its backward pass, each with the conditions of its own forward pass.
+def _device(denoiser: nn.Module) -> torch.device:
+    """Where the denoiser computes, which for an offloaded one is not where its weights are."""
+    return denoiser._hf_hook.execution_device if hasattr(denoiser, "_hf_hook") else denoiser.device
 
-    Without that, a second forward pass before the first one's backward would change what is recomputed: gradients would
-    be wrong, without an error.
-    """
-    current = denoiser.agd.current
 
-    def checkpointed(block, *args):
-        then = dict(vars(current))
+def _change_manners(denoiser: nn.Module) -> None:
+    """What diffusers does with a model as a whole, adapted: on the instance, so that taking it off is deleting it."""
+    flag(denoiser, on=True)
+    denoiser.save_pretrained = types.MethodType(_save_base(type(denoiser)), denoiser)
+    denoiser._skip_layerwise_casting_patterns = [*(denoiser._skip_layerwise_casting_patterns or []), "agd"]
+    denoiser.enable_gradient_checkpointing = types.MethodType(enable_gradient_checkpointing, denoiser)
+    if denoiser.is_gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    _forget_compiled()
 
-        def run(*inputs):
-            now = dict(vars(current))
-            vars(current).update(then)
-            try:
-                return block(*inputs)
-            finally:
-                vars(current).update(now)
 
-        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False)
+def _restore_manners(denoiser: nn.Module) -> None:
+    flag(denoiser, on=False)
+    del denoiser.save_pretrained, denoiser._skip_layerwise_casting_patterns, denoiser.enable_gradient_checkpointing
+    if denoiser.is_gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    _forget_compiled()
 
-    denoiser.enable_gradient_checkpointing(checkpointed)
+
+def _forget_compiled() -> None:
+    """Compiled code does not notice hooks that come and go: have it compiled anew."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+@functools.cache
+def _save_base(kind: type) -> Callable:
+    """`save_pretrained` for a kind of denoiser, the adapters left out: a stock checkpoint, which any library opens."""
+
+    @functools.wraps(kind.save_pretrained)
+    def save_pretrained(denoiser, *args, **kwargs):
+        adapters = denoiser._modules.pop("agd")
+        try:
+            return kind.save_pretrained(denoiser, *args, **kwargs)
+        finally:
+            denoiser._modules["agd"] = adapters
+
+    return save_pretrained
+
+
+def enable_gradient_checkpointing(denoiser: nn.Module, gradient_checkpointing_func: Callable | None = None) -> None:
+    """Recompute the blocks of an adapted denoiser in its backward pass; also `denoiser.enable_gradient_checkpointing()`."""
+    chosen = gradient_checkpointing_func or denoiser.agd.checkpointed
+    type(denoiser).enable_gradient_checkpointing(denoiser, chosen)
 
 
 def size(denoiser: nn.Module) -> dict[str, float]:

@@ -14,14 +14,14 @@ from agd.errors import UserError
 from agd.hooks import Adapters, Anatomy, attach, detach, layer_widths, used_widths
 from agd.provenance import json_bytes, read_json
 
-WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
 
 
 def save(adapters: Adapters, folder: str | Path, record: dict) -> None:
     """Write the weights, and beside them the configuration, the base's shape and `record` (sizes, provenance ...)."""
     folder = make_folder(folder)
     shape = {"layers": adapters.layer_widths, "features": adapters.feature_widths}
-    description = {"adapter": dataclasses.asdict(adapters.config), "base_shape": shape, **record}
+    description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": shape}
     with writing(folder / WEIGHTS) as aside:
         # One entry, and no more: safetensors writes several in random order, and equal work should leave equal bytes.
         metadata = {"agd": json.dumps(description, sort_keys=True)}
@@ -37,6 +37,27 @@ def read_description(folder: str | Path) -> dict:
     if not {"adapter", "base_shape"} <= set(description):
         raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
     return description
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a saved adapter: a local one, or that of a hub id, downloaded if need be.
+
+    Raises UserError, naming the id, if it can't be had.
+    """
+    if Path(name).exists():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=[WEIGHTS, CONFIG, CARD]))
+    except HFValidationError:
+        raise UserError(f"{name}: neither a folder here nor a hub id; check the path") from None
+    except Exception as error:  # the hub's client raises a dozen unrelated types for "not to be had"
+        raise UserError(
+            f"{name}: neither a folder here nor in the hub's local cache, and the hub did not give it "
+            f"({type(error).__name__}); give a local folder, or log in and connect"
+        ) from None
 
 
 def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
@@ -63,7 +84,9 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
     except RuntimeError:
         detach(denoiser)
         raise UserError(f"{path}: doesn't fit the {CONFIG} beside it; train the adapter again") from None
-    return adapters
+    adapters.record = {k: v for k, v in description.items() if k not in ("adapter", "base_shape")}
+    adapters.source = Path(folder).resolve()
+    return adapters.eval()
 
 
 def _read_weights(path: Path) -> dict:

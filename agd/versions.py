@@ -6,6 +6,7 @@ VERSIONS = {
     "prepare_digits": 1,
     "train_classifier": 1,
     "train_base": 1,
+    "prepare_prompts": 1,
     "prepare_reference": 1,
     "sample_trajectories": 1,
     "train": 1,

@@ -4,6 +4,7 @@ rule calculate_metrics:
         costs=costs,
         reference="results/{model}/reference.npz",
         weights=features_weights,
+        clip=clip_files,
     output:
         "results/{model}/seed{seed}/metrics/{method}/w{scale}/n{steps}.json",
     log:

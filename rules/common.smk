@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
-from agd import base_model, config as settings_of
+from agd import base_model, config as settings_of, downloads
 from agd.cli import flags
 from agd.errors import UserError
 from agd.versions import VERSIONS

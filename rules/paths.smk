@@ -13,7 +13,8 @@ BASE_FILES = {
     "sd": _EVERY_BASE + expand("{part}/{f}", part=["unet", "vae"], f=_WITH_WEIGHTS) + _ONE_TEXT,
     "sdxl": _EVERY_BASE + expand("{part}/{f}", part=["unet", "vae"], f=_WITH_WEIGHTS) + _TWO_TEXTS,
 }
-MADE_HERE = ["results/digits/images.zip", "results/digits/classifier.safetensors"]
+MADE_HERE = expand("results/digits/{f}", f=["images.zip", "annotations.zip", "classifier.safetensors"])
+ADDRESSES = {downloads.file_name(url): url for url in downloads.KNOWN}
 
 
 def architecture(model):
@@ -41,18 +42,57 @@ def base_files(wildcards):
     return base_model.files(folder) if Path(name).is_dir() else []
 
 
+def local(path):
+    """Where a file is, or will be: the rule `download` fetches the known addresses."""
+    return f"results/downloads/{downloads.file_name(path)}" if path in downloads.KNOWN else path
+
+
+def address(wildcards):
+    return ADDRESSES[wildcards.file]
+
+
+def given(key, path, give):
+    """What the user set `key` to, as a path; ends with one line if there is no such file and none can be had."""
+    if path is None:
+        stop(f"{key}: not set; give {give}")
+    if path in downloads.KNOWN and not Path(local(path)).exists():
+        try:
+            downloads.reachable(path, key)
+        except UserError as error:
+            stop(error)
+    if path not in [*downloads.KNOWN, *MADE_HERE] and not Path(path).exists():
+        stop(f"{key}: {path} is not there; give {give}")
+    return local(path)
+
+
+def captions(wildcards):
+    return local(config["models"][wildcards.model].get("captions"))
+
+
+def captions_file(wildcards):
+    """The captions: a zip, or the files in a folder that are read."""
+    give = "COCO's annotations_trainval2017.zip, or a folder of its captions_train2017.json and captions_val2017.json"
+    path = given(f"models.{wildcards.model}.captions", config["models"][wildcards.model].get("captions"), give)
+    return sorted(map(str, Path(path).rglob("captions_*2017.json"))) if Path(path).is_dir() else path
+
+
 def reference(wildcards):
-    return config["models"][wildcards.model]["reference"]
+    return local(config["models"][wildcards.model]["reference"])
 
 
 def reference_file(wildcards):
     """The reference, if it is one file; a folder's images are too many to be watched one by one."""
-    key, path = f"models.{wildcards.model}.reference", reference(wildcards)
-    if path is None:
-        stop(f"{key}: not set; give a folder or .zip of real images, or an .npz of statistics")
-    if path not in MADE_HERE and not Path(path).exists():
-        stop(f"{key}: {path} is not there; give a folder or .zip of real images, or an .npz of statistics")
+    give = "a folder or .zip of real images, or an .npz of statistics"
+    path = given(f"models.{wildcards.model}.reference", config["models"][wildcards.model]["reference"], give)
     return [] if Path(path).is_dir() else path
+
+
+def clip_files(wildcards):
+    """The files of the CLIP model that scores samples, if one is set."""
+    folder = settings("calculate_metrics", wildcards).get("clip_model")
+    if folder and not Path(folder).is_dir():
+        stop(f"models.{wildcards.model}.calculate_metrics.clip_model: {folder} is not a folder; check the path")
+    return base_model.files(Path(folder)) if folder else []
 
 
 def features_weights(wildcards):

@@ -89,6 +89,25 @@ def test_reference_round_trip_and_its_command(classifier, images, tmp_path):
     assert (read.n, read.extractor) == (60, "digits-classifier")
 
 
+def test_coco_s_zip_is_a_reference_as_it_is(classifier, tmp_path):
+    """JPEG files, of several sizes, grey ones among them, in a folder inside the zip, beside the folder's own entry."""
+    rng, reference = np.random.default_rng(0), {}
+    with zipfile.ZipFile(tmp_path / "val2017.zip", "w") as archive:
+        archive.writestr("val2017/", "")
+        for i in (7, 3, 11, 5, 2):
+            shape = (40 + i, 60 - i) if i == 11 else (40 + i, 60 - i, 3)
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(buffer, "JPEG")
+            archive.writestr(f"val2017/{i:012d}.jpg", buffer.getvalue())
+            reference[i] = Image.open(buffer)
+    words = ("--reference", tmp_path / "val2017.zip", "--output", tmp_path / "r.npz", "--features-weights", classifier)
+    command("prepare_reference", *words, family=None)
+    read = features.read_reference(tmp_path / "r.npz")
+    (expected,) = extractor(classifier)([reference[i] for i in sorted(reference)], 5)
+    assert read.n == 5
+    assert np.allclose(read.features, expected, atol=1e-5)
+
+
 def test_comparison_with_itself_and_with_noise(classifier, images):
     reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
     same = features.compare(reference.features, reference, 3)
@@ -157,6 +176,23 @@ def test_inception_goes_through_clean_fid(tmp_path, monkeypatch):
     resized = extract.prepare(pictures[0])
     assert resized.shape == (3, 299, 299)
     assert vectors[0] == pytest.approx(((resized.mean(0) - 128) / 128).flatten()[:2048].numpy(), abs=1e-5)
+
+
+def test_inception_is_kept_where_torch_keeps_downloads(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, path, key):
+        asked.append((url, key))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"weights")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(features.downloads, "fetch", fetch)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"inception-2015-12-05.pt is not .* \(its sha256 differs\)"):
+            features.extractor("inception-v3", "", CPU)
+    assert asked == [(features.downloads.INCEPTION, "features_weights")]
+    assert (tmp_path / "hub" / "checkpoints" / "inception-2015-12-05.pt").is_file()
 
 
 def test_dinov2_reads_a_local_file(tmp_path):

@@ -4,7 +4,7 @@ Images are 8 x 8 and grey; latents (1, 8, 8). Each model is called with noisy la
 images, whose labels or captions it knows: (B, 1, 8, 8), (B,), (B,), and which of them go without (B,) -> (B, 1, 8, 8).
 """
 
-import json
+import re
 import string
 
 import torch
@@ -19,13 +19,11 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 SIDE = 8
 CLASSES = 10
-_WORD_PIECES = 256
 _LONGEST_CAPTION = 16  # tokens, the first and the last included
 _TEXT_WIDTH = 32
 _ALPHABET = sorted(string.ascii_lowercase + string.digits + string.punctuation)
@@ -153,21 +151,19 @@ def unet(**more) -> UNet2DConditionModel:
 
 
 def tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """CLIP's byte pairs, learnt from the captions."""
-    pairs = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    pairs.pre_tokenizer = pre_tokenizers.Whitespace()
-    letters = trainers.BpeTrainer(
-        vocab_size=_WORD_PIECES,
-        end_of_word_suffix="</w>",
-        initial_alphabet=_ALPHABET,
-        show_progress=False,
-    )
-    pairs.train_from_iterator((caption.lower() for caption in captions), letters)
-    model = json.loads(pairs.to_str())["model"]
-    vocabulary = dict(sorted(model["vocab"].items(), key=lambda entry: entry[1]))
-    for piece in [f"{letter}</w>" for letter in _ALPHABET] + ["<|startoftext|>", "<|endoftext|>"]:
-        vocabulary.setdefault(piece, len(vocabulary))
-    return CLIPTokenizer(vocabulary, [tuple(m) for m in model["merges"]], model_max_length=_LONGEST_CAPTION)
+    """CLIP's byte pairs, with merges that put the captions' words together from left to right.
+
+    Not learnt: the library's trainer breaks ties by chance, and equal work should leave equal bytes.
+    """
+    merges = {}  # in the order of their insertion, without repeats
+    for word in sorted({word for caption in captions for word in re.findall("[a-z]+", caption.lower())}):
+        left, *others = [*word[:-1], f"{word[-1]}</w>"]
+        for letter in others:
+            merges[left, letter] = None
+            left += letter
+    pieces = [*_ALPHABET, *(f"{letter}</w>" for letter in _ALPHABET), *map("".join, merges)]
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocabulary, list(merges), model_max_length=_LONGEST_CAPTION)
 
 
 def _text_config(read_by: CLIPTokenizer) -> CLIPTextConfig:

@@ -5,6 +5,7 @@ reference and a source of prompts like any other.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -23,7 +24,7 @@ class Settings:
     """There is nothing to set."""
 
 
-def annotations(names: list[str], sentences: list[str], indices: range | list[int]) -> dict:
+def annotations(names: list[str], sentences: list[str], indices: Sequence[int]) -> dict:
     """Some of the images and their captions, in the layout of COCO's captions_{train,val}2017.json."""
     return {
         "images": [{"id": i, "file_name": f"{names[i]}.png"} for i in indices],
@@ -38,9 +39,9 @@ def run(files, settings: Settings) -> None:
     as_bytes = (images * 255).round().to(torch.uint8).numpy()
     validation = range(0, len(names), _VALIDATION)
     training = [i for i in range(len(names)) if i not in validation]
-    parts = {"train": training, "val": validation}
+    parts, sentences = {"train": training, "val": validation}, captions()
     entries = [
-        (f"annotations/captions_{part}2017.json", json_bytes(annotations(names, captions(), indices)))
+        (f"annotations/captions_{part}2017.json", json_bytes(annotations(names, sentences, indices)))
         for part, indices in parts.items()
     ]
     write_zip(files.annotations, entries)

@@ -1,0 +1,67 @@
+"""How well images show what their prompts say."""
+
+import json
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from agd.errors import UserError
+
+
+def clip_score(
+    pairs: Iterable[tuple[Image.Image, str]], model_folder: str, device: torch.device, batch_size: int
+) -> float:
+    """Mean over (image, prompt) pairs of 100 * max(cos(image embedding, text embedding), 0), in [0, 100].
+
+    Hessel et al., CLIPScore, arXiv 2104.08718, scale the cosine by 2.5; most text-to-image papers and torchmetrics give
+    100 times the cosine, and so do we. Scores compare only if the CLIP model is the same. Prompts are cut to what the
+    text encoder takes. Raises UserError if the folder holds no CLIP model with safetensors weights.
+    """
+    model, processor = load(model_folder)
+    model = model.to(device)
+    longest = model.config.text_config.max_position_embeddings
+    scores, remaining = [], iter(pairs)
+    while batch := list(islice(remaining, batch_size)):
+        images, prompts = zip(*batch, strict=True)
+        cut = {"padding": True, "truncation": True, "max_length": longest}
+        inputs = processor(
+            text=list(prompts), images=[image.convert("RGB") for image in images], return_tensors="pt", **cut
+        )
+        with torch.no_grad():
+            embedded = model(**inputs.to(device))  # both of unit length
+        cosines = (embedded.image_embeds * embedded.text_embeds).sum(dim=1)
+        scores += (100 * cosines.clamp(min=0)).tolist()
+    return sum(scores) / len(scores)
+
+
+def load(model_folder: str):
+    """The CLIP model and the processor of a local folder. Raises UserError if it holds none."""
+    from transformers import CLIPModel, CLIPProcessor
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a stage shows one bar of its own
+    logging.set_verbosity_error()  # what is missing is said below
+    problem = f"clip_model: {model_folder} doesn't hold a CLIP model and its processor"
+    what_to_do = "give a local folder that transformers.CLIPModel opens, with safetensors weights"
+    try:
+        kind = json.loads((Path(model_folder) / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    if kind != "clip":
+        raise UserError(f"{problem}; {what_to_do}")
+    try:
+        model, loading = CLIPModel.from_pretrained(
+            model_folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        processor = CLIPProcessor.from_pretrained(model_folder, local_files_only=True)
+    except Exception as error:  # the readers of weights, tokenizers and configurations each have words of their own
+        raise UserError(f"{problem} ({type(error).__name__}); {what_to_do}") from None
+    if loading["missing_keys"]:
+        raise UserError(f"{problem} (weights are missing); {what_to_do}")
+    # transformers opens a folder without a tokenizer too, and then reads every word as unknown.
+    if len(processor.tokenizer) != model.config.text_config.vocab_size:
+        raise UserError(f"{problem} (its tokenizer is missing or another model's); {what_to_do}")
+    return model.eval(), processor

@@ -1,0 +1,151 @@
+"""How a pipeline's guidance scale reaches an adapted denoiser.
+
+Wrapped pipelines (`wrap`) hand it over directly. Pipelines that nobody wrapped, such as one made with `from_pipe`, are
+told by a flag that this denoiser is guided in one pass: those that know the flag then pass the scale, embedded, as
+`timestep_cond`.
+"""
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from agd.errors import UserError
+
+_FLAG, _EMBEDDING_WIDTH = "time_cond_proj_dim", 8
+
+
+def flagged(denoiser: nn.Module) -> bool:
+    """Whether pipelines take this denoiser for one that is guided in one pass."""
+    return getattr(denoiser.config, _FLAG, None) is not None
+
+
+def flag(denoiser: nn.Module, on: bool) -> None:
+    """Set or lift the flag, where this kind of denoiser has one."""
+    if _FLAG in denoiser.config:
+        # Past the configuration, not into it: that would be saved, and a checkpoint would lack the weights it promises.
+        object.__setattr__(denoiser.config, _FLAG, _EMBEDDING_WIDTH if on else None)
+
+
+def decode(embedded: torch.Tensor) -> torch.Tensor:
+    """Guidance scale w (B,) float32 of its sinusoidal embedding (B, 2k), for -30 < w < 32, in any float dtype.
+
+    Pipelines embed x = 1000 (w - 1) as sin(f x), cos(f x), f from 1 down to 1/10000. The slowest pair says x without
+    doubt but coarsely; each faster one says it more finely, up to whole turns, which the one before settles.
+    """
+    half = embedded.shape[1] // 2
+    sines, cosines = embedded.float().split(half, dim=1)
+    phases = torch.atan2(sines, cosines)
+    frequencies = [10000 ** (-i / (half - 1)) for i in range(half)]
+    x_B = phases[:, -1] / frequencies[-1]
+    for i in reversed(range(half - 1)):
+        turns = torch.round((x_B * frequencies[i] - phases[:, i]) / (2 * torch.pi))
+        x_B = (phases[:, i] + 2 * torch.pi * turns) / frequencies[i]
+    return 1 + x_B / 1000
+
+
+def denoiser_of(pipe) -> nn.Module | None:
+    """The UNet or transformer of a pipeline, also where it is compiled."""
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    return getattr(denoiser, "_orig_mod", denoiser)
+
+
+def guides(pipe) -> bool:
+    """Whether calls of this pipeline take a guidance scale."""
+    return "guidance_scale" in inspect.signature(type(pipe).__call__).parameters
+
+
+def wrap(pipe) -> None:
+    """Make calls of the pipeline one pass per step, whatever carries its guidance scale; twice is as once."""
+    if not hasattr(pipe, "_stock_class"):
+        pipe.__class__ = _wrapped(type(pipe))
+
+
+def unwrap(pipe) -> bool:
+    """Undo `wrap`; says whether there was anything to undo."""
+    wrapped = hasattr(pipe, "_stock_class")
+    if wrapped:
+        pipe.__class__ = pipe._stock_class
+    return wrapped
+
+
+@functools.cache
+def _wrapped(stock: type) -> type:
+    """A subclass that passes for its parent in saved configurations, `from_pipe`, isinstance and help()."""
+
+    @functools.wraps(stock.__call__)
+    def __call__(self, *args, **kwargs):
+        return _call(self, stock, args, kwargs)
+
+    same = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(stock.__name__, (stock,), {"__call__": __call__, "_stock_class": stock, **same})
+
+
+def _call(pipe, stock: type, args: tuple, kwargs: dict):
+    """One call of a wrapped pipeline: guided in one pass, or in two if it asks for what an adapter can't give."""
+    adapters = getattr(denoiser_of(pipe), "agd", None)
+    if adapters is None or not adapters.enabled:
+        return stock.__call__(pipe, *args, **kwargs)
+    bound = inspect.signature(stock.__call__).bind(pipe, *args, **kwargs)
+    defaults = {name: parameter.default for name, parameter in bound.signature.parameters.items()}
+    given = defaults | bound.arguments
+    chosen = adapters.current.guidance_scale  # by `with adapters.scale(w)`: it wins over the argument
+    w = given["guidance_scale"] if chosen is None else chosen
+    w = torch.tensor(w) if isinstance(w, list) else w
+
+    reason = _beyond_adapters(given, defaults)
+    if reason and _number(w) is None:
+        raise UserError(f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out")
+    if reason and _number(w) > 1:
+        adapters.say_once(f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes")
+        bound.arguments["guidance_scale"] = _number(w)
+        adapters.disable()
+        try:
+            return stock.__call__(*bound.args, **bound.kwargs)
+        finally:
+            adapters.enable()
+
+    if given.get("ip_adapter_image_embeds") is not None and (_number(given["guidance_scale"]) or 2) > 1:
+        # A guided call is given the embeddings of no picture and of the picture, in this order; one pass needs the last.
+        halves = [embeds.chunk(2)[1] for embeds in given["ip_adapter_image_embeds"]]
+        bound.arguments["ip_adapter_image_embeds"] = halves
+    bound.arguments["guidance_scale"] = 1.0
+    with adapters.scale(_per_image(w, given)):
+        result = stock.__call__(*bound.args, **bound.kwargs)
+    if getattr(pipe, "_guidance_scale", 1.0) != 1.0:
+        adapters.say_once("a callback's change of the guidance scale has no effect; use `with adapters.scale(function of t):`")
+    return result
+
+
+def _number(w) -> float | None:
+    """A guidance scale as a number, or None if it is several or a function."""
+    if isinstance(w, torch.Tensor):
+        return w.item() if w.numel() == 1 else None
+    return None if callable(w) else float(w)
+
+
+def _beyond_adapters(given: dict[str, Any], defaults: dict[str, Any]) -> str | None:
+    """The argument of a call that changes what guidance means, so that no trained adapter can answer it."""
+    for name, value in given.items():
+        if name.startswith("negative_") and _says_something(value, defaults[name]):
+            return name
+    return "guidance_rescale" if given.get("guidance_rescale") else None
+
+
+def _says_something(value, default) -> bool:
+    if isinstance(value, torch.Tensor):
+        return True
+    texts = value if isinstance(value, list) else [value]
+    return value != default and any(text != "" for text in texts)
+
+
+def _per_image(w, given: dict[str, Any]):
+    """One w per prompt, repeated for each prompt's images: they come one after another. Anything else as it is."""
+    images = given.get("num_images_per_prompt") or 1
+    if images == 1 or not isinstance(w, torch.Tensor) or w.numel() == 1:
+        return w
+    prompt = given["prompt_embeds"] if given.get("prompt") is None else given["prompt"]
+    prompts = 1 if isinstance(prompt, str) else len(prompt)
+    return w.repeat_interleave(images) if len(w) == prompts else w

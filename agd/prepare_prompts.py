@@ -1,0 +1,114 @@
+"""Stage `prepare_prompts`: prompts drawn from COCO's captions, for trajectories and for samples.
+
+A caption's rank is a hash of the seed and of its id: the draw depends neither on the order of the file nor on how many are
+drawn, and more prompts begin with the same ones.
+
+`python -m agd.prepare_prompts --captions ZIP_OR_FOLDER --output-dir D`
+"""
+
+import dataclasses
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from agd.artifacts import writing
+from agd.cli import door
+from agd.errors import UserError
+from agd.sampling import seed_of
+
+STAGE = "prepare_prompts"
+TRAINING, VALIDATION = "captions_train2017.json", "captions_val2017.json"
+_WANTED = f"give COCO's annotations_trainval2017.zip, or a folder that holds {TRAINING} and {VALIDATION}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config/schema.yaml says what each of these is."""
+
+    num_prompts: int
+    seed: int
+
+
+class Caption(NamedTuple):
+    """One of several sentences about an image."""
+
+    id: int
+    image_id: int
+    text: str
+
+
+def read_captions(source: Path, name: str) -> list[Caption]:
+    """The captions of one of COCO's files, in order of their ids, each on one line; empty ones are left out.
+
+    Raises UserError if the file is missing, damaged, of another layout, or holds none.
+    """
+    data = _read(source, name)
+    try:
+        listed = json.loads(data)["annotations"]
+        found = [Caption(each["id"], each["image_id"], " ".join(each["caption"].split())) for each in listed]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{source}: its {name} is not a file of COCO captions; {_WANTED}") from None
+    captions = sorted(caption for caption in found if caption.text)
+    if not captions:
+        raise UserError(f"{source}: its {name} holds no captions; {_WANTED}")
+    return captions
+
+
+def _read(source: Path, name: str) -> bytes:
+    """A file at the top of a folder or zip, or in its annotations/."""
+    places = (name, f"annotations/{name}")
+    missing = UserError(f"{source}: holds no {name}, neither at its top nor in annotations/; {_WANTED}")
+    if source.is_dir():
+        found = [source / place for place in places if (source / place).is_file()]
+        if not found:
+            raise missing
+        return found[0].read_bytes()
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; {_WANTED}")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            found = [place for place in places if place in archive.namelist()]
+            if not found:
+                raise missing
+            return archive.read(found[0])
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise UserError(f"{source}: no zip, or a damaged one; {_WANTED}") from None
+
+
+def draw(captions: list[Caption], number: int, seed: int) -> list[str]:
+    """Some captions at random, none twice (two people may have written the same sentence, though)."""
+    ranked = sorted(captions, key=lambda caption: seed_of(seed, "trajectories", caption.id))
+    return [caption.text for caption in ranked[:number]]
+
+
+def draw_per_image(captions: list[Caption], seed: int) -> list[str]:
+    """One caption of each image, at random, in order of the images' ids."""
+    chosen: dict[int, Caption] = {}
+    for caption in sorted(captions, key=lambda caption: seed_of(seed, "samples", caption.id)):
+        chosen.setdefault(caption.image_id, caption)
+    return [chosen[image].text for image in sorted(chosen)]
+
+
+def run(files, settings: Settings) -> None:
+    """Write trajectories.txt and samples.txt, one prompt per line."""
+    source = Path(files.captions)
+    training, validation = read_captions(source, TRAINING), read_captions(source, VALIDATION)
+    if len(training) < settings.num_prompts:
+        raise UserError(
+            f"num_prompts: {settings.num_prompts} is more than the {len(training)} captions for training in {source}; lower it"
+        )
+    drawn = {
+        "trajectories": draw(training, settings.num_prompts, settings.seed),
+        "samples": draw_per_image(validation, settings.seed),
+    }
+    for name, prompts in drawn.items():
+        with writing(Path(files.output_dir) / f"{name}.txt") as aside:
+            aside.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+
+
+main = door(STAGE)
+
+if __name__ == "__main__":
+    main()

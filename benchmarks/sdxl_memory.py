@@ -1,0 +1,125 @@
+"""Memory and time of training an adapter on SDXL's UNet: `python benchmarks/sdxl_memory.py --limit-gb 24`.
+
+Builds the UNet from its configuration with random weights (memory and time don't depend on their values), freezes it in
+bfloat16, attaches float32 adapters, and runs optimiser steps of the `train` stage's kind at 1024 x 1024: gradient
+checkpointing, a batch in micro-batches, stored targets, no text encoder, no autoencoder. Prints one line of JSON.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from agd.adapters import AdapterConfig
+from agd.hooks import attach, enable_gradient_checkpointing, size
+from agd.sd.anatomy import ANATOMY
+
+# Shapes of stabilityai/stable-diffusion-xl-base-1.0/unet/config.json.
+SDXL = dict(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=(1, 2, 10),
+    attention_head_dim=(5, 10, 20),
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+# The same kind of model, small enough to try the script on a CPU.
+SMALL = SDXL | dict(
+    sample_size=16,
+    block_out_channels=(32, 64, 64),
+    transformer_layers_per_block=1,
+    attention_head_dim=4,
+    cross_attention_dim=64,
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=112,
+)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--limit-gb", type=float, help="fail beyond so many GB (10^9 bytes) of GPU memory")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--micro-batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--hidden-size", type=int, default=320)
+    parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--small", action="store_true", help="a small model of the same kind")
+    return parser.parse_args()
+
+
+def pairs(shapes: dict, number: int, device: str) -> dict[str, torch.Tensor]:
+    """Random (trajectory, step) pairs with the shapes of stored ones."""
+    side, width = shapes["sample_size"], shapes["cross_attention_dim"]
+    pooled = shapes["projection_class_embeddings_input_dim"] - 6 * shapes["addition_time_embed_dim"]
+    return {
+        "x": torch.randn(number, 4, side, side, device=device),
+        "target": torch.randn(number, 4, side, side, device=device),
+        "timestep": torch.randint(1000, (number,), device=device).float(),
+        "guidance_scale": torch.rand(number, device=device) * 11 + 1,
+        "prompt_embeds": torch.randn(number, 77, width, device=device),
+        "text_embeds": torch.randn(number, pooled, device=device),
+        "time_ids": torch.full((number, 6), 1024.0, device=device),
+    }
+
+
+def main() -> None:
+    asked = options()
+    cuda = asked.device.startswith("cuda")
+    if asked.limit_gb and cuda:
+        total = torch.cuda.get_device_properties(asked.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, asked.limit_gb * 1e9 / total))
+    shapes = SMALL if asked.small else SDXL
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(asked.device):
+        unet = UNet2DConditionModel(**shapes)
+    torch.set_default_dtype(torch.float32)
+    adapters = attach(unet, AdapterConfig(hidden_size=asked.hidden_size), ANATOMY)
+    if asked.checkpointing:
+        enable_gradient_checkpointing(unet)
+    adapters.train()
+    optimizer = torch.optim.AdamW(adapters.parameters(), lr=1e-4, weight_decay=0.0)
+    seconds = []
+    for _ in range(asked.steps):
+        started = time.perf_counter()
+        for first in range(0, asked.batch_size, asked.micro_batch_size):
+            part = pairs(shapes, min(asked.micro_batch_size, asked.batch_size - first), asked.device)
+            adapters.current.guidance_scale = part["guidance_scale"]
+            added = {name: part[name].bfloat16() for name in ("text_embeds", "time_ids")}
+            output = unet(
+                part["x"].bfloat16(), part["timestep"], part["prompt_embeds"].bfloat16(), added_cond_kwargs=added
+            ).sample
+            loss = torch.nn.functional.mse_loss(output.float(), part["target"]) * len(part["x"]) / asked.batch_size
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    print(
+        json.dumps(
+            {
+                "device": torch.cuda.get_device_name() if cuda else "cpu",
+                "torch": torch.__version__,
+                "batch_size": asked.batch_size,
+                "micro_batch_size": asked.micro_batch_size,
+                "gradient_checkpointing": asked.checkpointing,
+                "adapter": size(unet),
+                "adapted_layers": len(adapters.layers),
+                "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
+                "reserved_gb": torch.cuda.max_memory_reserved() / 1e9 if cuda else None,
+                "seconds_per_step": min(seconds),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

