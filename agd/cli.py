@@ -80,6 +80,7 @@ FILES = {
 }  # fmt: skip
 
 
+_PUBLISHED = {"num_inference_steps": ["--inference-steps"]}  # the published commands' names for settings
 _DIGITS = ("prepare_digits", "train_classifier", "train_base")  # stages that live in agd/digits/
 
 
@@ -164,7 +165,7 @@ def _parser(stage: str, program: str, family: str | None, model: str | None, def
             options["type"] = {"integer": int, "number": _number}.get(spec.get("type"), str)
             options["metavar"] = name.upper() if "enum" not in spec else "{" + ",".join(spec["enum"]) + "}"
             options["required"] = default is None
-        group.add_argument(_flag(name), **options)
+        group.add_argument(_flag(name), *_PUBLISHED.get(name, []), **options)
     return parser
 
 

@@ -20,7 +20,7 @@ from agd.versions import VERSIONS
 PACKAGE = Path(__file__).resolve().parent
 LOCK = PACKAGE.parent / "versions.lock"
 VERSIONS_FILE = PACKAGE / "versions.py"
-_FAMILIES = ("dit",)
+_FAMILIES = ("dit", "sd")
 _DIGITS = ("prepare_digits", "train_classifier", "train_base")
 _WITH_FAMILY = ("sample_trajectories", "train", "sample")
 # No stage runs these: versions' integers are params of the rules (they would make every bump move every stage), and the

@@ -280,7 +280,9 @@ def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> Adap
     if hasattr(denoiser, "agd"):
         raise UserError("this denoiser carries adapters already; detach them first")
     if flagged(denoiser):
-        raise UserError("this denoiser takes a guidance scale by itself (time_cond_proj_dim); give one that is not distilled")
+        raise UserError(
+            "this denoiser takes a guidance scale by itself (time_cond_proj_dim); give one that is not distilled"
+        )
     before = denoiser.training, {name for name, p in denoiser.named_parameters() if p.requires_grad}
     denoiser.requires_grad_(False).eval()
     adapters = Adapters(denoiser, config, anatomy).to(_device(denoiser))

@@ -48,7 +48,7 @@ def decode(embedded: torch.Tensor) -> torch.Tensor:
 
 def denoiser_of(pipe) -> nn.Module | None:
     """The UNet or transformer of a pipeline, also where it is compiled."""
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    denoiser = getattr(pipe, "unet", getattr(pipe, "transformer", None))
     return getattr(denoiser, "_orig_mod", denoiser)
 
 
@@ -97,9 +97,13 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
 
     reason = _beyond_adapters(given, defaults)
     if reason and _number(w) is None:
-        raise UserError(f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out")
+        raise UserError(
+            f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
+        )
     if reason and _number(w) > 1:
-        adapters.say_once(f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes")
+        adapters.say_once(
+            f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
+        )
         bound.arguments["guidance_scale"] = _number(w)
         adapters.disable()
         try:
@@ -115,7 +119,9 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
     with adapters.scale(_per_image(w, given)):
         result = stock.__call__(*bound.args, **bound.kwargs)
     if getattr(pipe, "_guidance_scale", 1.0) != 1.0:
-        adapters.say_once("a callback's change of the guidance scale has no effect; use `with adapters.scale(function of t):`")
+        adapters.say_once(
+            "a callback's change of the guidance scale has no effect; use `with adapters.scale(function of t):`"
+        )
     return result
 
 

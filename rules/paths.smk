@@ -142,7 +142,8 @@ def guidance(wildcards):
         return "--guidance none"
     if wildcards.method == "cfg":
         chosen = settings_of.what("sample", settings("sample", wildcards))
-        return "--guidance cfg " + flags({name: chosen[name] for name in CFG_ALONE if name in chosen})
+        own = flags({name: chosen[name] for name in CFG_ALONE if name in chosen})
+        return f"--guidance cfg {own}"
     return "--guidance adapter --dir results/{model}/seed{seed}/adapters/{method}".format(**wildcards)
 
 

@@ -39,7 +39,8 @@ def tiny_run(folder: Path) -> dict[str, list[float]]:
     learning = ["--steps", 10, "--hidden-size", 8, "--learning-rate", 0.002, "--batch-size", 16]
     command("train", "--dir", folder / "R", "--data-path", folder / "T", *learning)
     command("sample", "--dir", folder / "R", "--num-samples", 12, "--num-inference-steps", 4, "--guidance-scale", 2)
-    command("prepare_digits", "--output", folder / "digits.zip", family=None)
+    zips = ("--output", folder / "digits.zip", "--annotations", folder / "annotations.zip")
+    command("prepare_digits", *zips, family=None)
     command("train_classifier", "--output", folder / "c.safetensors", "--steps", 200, family=None)
     command(
         "calculate_metrics",

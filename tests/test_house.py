@@ -15,7 +15,10 @@ from agd.errors import UserError
 from agd.versions import VERSIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("sample_trajectories", "train", "sample", "calculate_metrics", "tabulate", "prepare_reference")
+STAGES = (
+    *("sample_trajectories", "train", "sample", "calculate_metrics", "tabulate"),
+    *("prepare_reference", "prepare_prompts", "download"),
+)
 DIGITS = ("prepare_digits", "train_classifier", "train_base")
 
 
@@ -60,6 +63,7 @@ def test_every_setting_is_described_and_read(stage):
     readers = [
         Path(package),
         *(ROOT / "agd" / "dit").glob("*.py"),
+        *(ROOT / "agd" / "sd").glob("*.py"),
         ROOT / "agd" / "config.py",
         ROOT / "rules" / "paths.smk",
     ]
@@ -67,7 +71,7 @@ def test_every_setting_is_described_and_read(stage):
     adapter = {field.name for field in dataclasses.fields(AdapterConfig)} if stage == "train" else set()
     for name, spec in config.properties(stage).items():
         assert len(spec["description"]) > 10, name
-        assert set(spec) <= {"description", "type", "enum", "pattern", "how", "plan", "minimum", "maximum",
+        assert set(spec) <= {"description", "type", "enum", "pattern", "how", "plan", "families", "minimum", "maximum",
                              "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength"}, name  # fmt: skip
         assert (
             re.search(rf'settings\.{name}\b|chosen\["{name}"\]|"{name}"|\b{name} = getattr', text) or name in adapter
@@ -103,7 +107,7 @@ def test_shipped_configuration_is_right_and_complete():
         ),
         ({"models": {"dit": {"adapters": {"cfg": {}}}}}, "'cfg'"),
         ({"models": {"new": {"family": "dit"}}}, "models.new.base_model: missing"),
-        ({"models": {"dit": {"family": "gan"}}}, "models.dit.family: 'gan' is not allowed; must be one of dit"),
+        ({"models": {"dit": {"family": "gan"}}}, "models.dit.family: 'gan' is not allowed; must be one of dit, sd"),
         ({"models": {"dit": {"sample": None}}}, "models.dit.sample: None is not allowed; must be object"),
         (
             {"models": {"new": {"family": "dit", "base_model": "x", "reference": None, "adapters": {"agd": {}}}}},
@@ -212,6 +216,6 @@ def test_environment_for_conda_has_the_locked_versions():
 
 
 def test_doors_are_a_few_lines():
-    for door in (ROOT / "agd" / "dit").glob("*.py"):
-        if door.name not in ("__init__.py", "family.py"):
-            assert len(door.read_text().splitlines()) < 12
+    stages = ("sample_trajectories", "train", "sample", "calculate_metrics")
+    for door in (ROOT / "agd" / family / f"{stage}.py" for family in ("dit", "sd") for stage in stages):
+        assert len(door.read_text().splitlines()) < 12

@@ -49,7 +49,9 @@ SDXL = dict(
     addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2816,
 )
-DIT_XL = dict(num_layers=28, num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, sample_size=32)
+DIT_XL = dict(
+    num_layers=28, num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, sample_size=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +109,7 @@ def test_every_attention_of_the_real_models_is_adapted_cheaply(kind, shapes, ana
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("guidance", ["none", "cfg"])
 def test_images_are_those_of_the_stock_pipeline(folders, prompt_file, kind, guidance):
-    chosen = settled(
-        folders[kind], "sample", sample, prompt_file=prompt_file, num_inference_steps=6, guidance_scale=4
-    )
+    chosen = settled(folders[kind], "sample", sample, prompt_file=prompt_file, num_inference_steps=6, guidance_scale=4)
     ours, cost = sample.sample_chunk(model(folders[kind], True), chosen, guidance, 3, [0, 1, 4], PROMPTS, bar())
     pipe = random_text_to_image(**KINDS[kind])
     pipe.set_progress_bar_config(disable=True)
@@ -168,7 +168,7 @@ def test_no_prompt_is_zeros_or_the_empty_prompt(folders):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("extra", [(), ("--gradient-checkpointing", "--micro-batch-size", 3)], ids=["plain", "frugal"])
 def test_the_published_commands(folders, prompt_file, tmp_path, capsys, kind, extra):
-    few = ("--num-inference-steps", 4, "--num-trajectories", 4)
+    few = ("--inference-steps", 4, "--num-trajectories", 4)
     words = ("--prompt-file", prompt_file, "--base-model", folders[kind])
     command("sample_trajectories", "--output-dir", tmp_path / "T", *words, *few, family="sd")
     learning = ("--steps", 40, "--batch-size", 8, "--hidden-size", 8, "--learning-rate", 0.01)

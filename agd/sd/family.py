@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from agd import base_model, schedulers
 from agd.errors import UserError
@@ -16,7 +17,8 @@ from agd.provenance import model_fingerprint, read_json
 from agd.sd import guides, prompts
 from agd.sd.anatomy import ANATOMY
 
-logging.disable_progress_bar()  # a stage shows one bar of its own
+for theirs in (logging, transformers_logging):
+    theirs.disable_progress_bar()  # a stage shows one bar of its own
 logging.set_verbosity_error()  # a prompt that is too long is said once, by `check`, not in every batch
 
 _CLASSES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
