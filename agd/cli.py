@@ -67,6 +67,15 @@ FILES = {
         ("--ref", dict(required=True, help="reference: folder or .zip of images, or .npz of statistics or features")),
         ("--output", dict(metavar="JSON", help="file to write (default: R/metrics.json)")),
     ],
+    "tabulate": [
+        ("--name", dict(required=True, help="the model's name")),
+        ("--metrics", dict(nargs="+", required=True, metavar="JSON", help="metrics of every method and seed to compare")),
+        ("--samples", dict(nargs="+", required=True, metavar="ZIP", help="sample files to show, a row each")),
+        ("--training", dict(nargs="+", required=True, metavar="CSV", help="training.csv of each seed")),
+        ("--adapter", dict(required=True, metavar="R", help="folder of the adapter that is compared")),
+        ("--columns", dict(type=int, default=10, help="images per row (default: 10)")),
+        ("--output-dir", dict(required=True, help="folder for fid.json, fid.txt, samples.png and training.png")),
+    ],
     "sd.sample_trajectories": [_PROMPT_FILE],
     "sd.sample": [
         _PROMPT,

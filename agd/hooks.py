@@ -271,10 +271,11 @@ def layer_widths(denoiser: nn.Module, anatomy: Anatomy) -> dict[str, int]:
     return {name: attention.to_out[0].out_features for name, attention in anatomy.attentions(denoiser).items()}
 
 
-def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> Adapters:
-    """Freeze a denoiser and put new adapters on it, on the device it computes on; returns them (also `denoiser.agd`).
+def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy, freeze: bool = True) -> Adapters:
+    """Put new adapters on a denoiser, on the device it computes on; returns them (also `denoiser.agd`).
 
-    The base goes to eval mode and stays there: training mode would drop class labels and change its answers.
+    The base goes to eval mode and stays there: training mode would drop class labels and change its answers. freeze:
+    take its gradients away, for training; without that nothing is to be restored, whatever joins the base later on.
     Raises UserError if it carries adapters already, or is guided in one pass by itself.
     """
     if hasattr(denoiser, "agd"):
@@ -283,10 +284,13 @@ def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> Adap
         raise UserError(
             "this denoiser takes a guidance scale by itself (time_cond_proj_dim); give one that is not distilled"
         )
-    before = denoiser.training, {name for name, p in denoiser.named_parameters() if p.requires_grad}
-    denoiser.requires_grad_(False).eval()
+    training = {name for name, module in denoiser.named_modules() if module.training}
+    frozen = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad and freeze}
+    for name in frozen:
+        denoiser.get_parameter(name).requires_grad_(False)
+    denoiser.eval()
     adapters = Adapters(denoiser, config, anatomy).to(_device(denoiser))
-    adapters.before = before
+    adapters.before = training, frozen
     denoiser.add_module("agd", adapters)
     adapters.connect(denoiser)
     _change_manners(denoiser)
@@ -299,12 +303,13 @@ def detach(denoiser: nn.Module) -> None:
         raise UserError("this denoiser carries no adapters; there is nothing to detach")
     for handle in denoiser.agd.handles:
         handle.remove()
-    training, trainable = denoiser.agd.before
+    training, frozen = denoiser.agd.before
     del denoiser.agd
     _restore_manners(denoiser)
-    denoiser.train(training)
+    for name, module in denoiser.named_modules():
+        module.training |= name in training
     for name, parameter in denoiser.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad or name in trainable)
+        parameter.requires_grad_(parameter.requires_grad or name in frozen)
 
 
 def _device(denoiser: nn.Module) -> torch.device:

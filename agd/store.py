@@ -78,7 +78,7 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
             f"this one ({_shape_words(here)}); give the base it was trained on, or a fine-tune of it"
         )
     weights = _read_weights(path)
-    adapters = attach(denoiser, config, anatomy)
+    adapters = attach(denoiser, config, anatomy, freeze=False)
     try:
         adapters.load_state_dict(weights)
     except RuntimeError:

@@ -3,14 +3,15 @@
 Gathers what the other stages measured; measures nothing itself.
 """
 
-import argparse
+import dataclasses
 import statistics
-import sys
 from pathlib import Path
 
 import pandas
 
-from agd.artifacts import writing
+from agd import store
+from agd.artifacts import make_folder, writing
+from agd.cli import door
 from agd.errors import UserError
 from agd.images import read_images, write_grid
 from agd.provenance import json_bytes, provenance, read_json
@@ -18,6 +19,12 @@ from agd.provenance import json_bytes, provenance, read_json
 STAGE = "tabulate"
 _MEASURED = ("fid", "kid", "precision", "recall", "nfe", "seconds_per_image")
 _SHARED = ("num_samples", "features", "reference")
+_SOMETIMES = ("clip_score",)  # measured where a model of CLIP was given
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """There is nothing to set."""
 
 
 def method_of(made: dict) -> str:
@@ -54,8 +61,9 @@ def gather(model: str, measured: list[dict], adapter: dict) -> dict:
 
 def _summary(per_seed: dict[str, dict]) -> dict:
     """Means over the seeds, and each seed's own figures."""
-    own = {seed: {key: metrics[key] for key in _MEASURED} for seed, metrics in per_seed.items()}
-    return {**{key: _mean([figures[key] for figures in own.values()]) for key in _MEASURED}, "per_seed": own}
+    keys = [*_MEASURED, *(key for key in _SOMETIMES if all(key in metrics for metrics in per_seed.values()))]
+    own = {seed: {key: metrics[key] for key in keys} for seed, metrics in per_seed.items()}
+    return {**{key: _mean([figures[key] for figures in own.values()]) for key in keys}, "per_seed": own}
 
 
 def _mean(values: list) -> float | None:
@@ -67,7 +75,9 @@ def table(record: dict) -> str:
     distance = "FID" if record["features"] == "inception-v3" else f"Fréchet distance ({record['features']})"
     head = f"{record['model']}: {record['num_samples']} images, w = {record['guidance_scale']}, {record['num_inference_steps']} steps, "
     head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}"
+    scored = any("clip_score" in row for row in record["methods"].values())
     lines = [head, f"{'method':8}{'distance':>10}{'KID':>10}{'precision':>11}{'recall':>8}{'NFE':>6}{'ms/image':>10}"]
+    lines[1] += f"{'CLIP':>8}" if scored else ""
     for name, row in record["methods"].items():
         cells = [
             _cell(row["fid"], 10, 2),
@@ -76,6 +86,7 @@ def table(record: dict) -> str:
             _cell(row["recall"], 8, 3),
         ]
         lines.append(f"{name:8}{''.join(cells)}{row['nfe']:>6g}{1000 * row['seconds_per_image']:>10.2f}")
+        lines[-1] += _cell(row.get("clip_score"), 8, 2) if scored else ""
     adapter = record["adapter"]
     lines.append(
         f"agd: {record['speedup_over_cfg']:.2f} x as fast as cfg, {adapter['parameters']} parameters "
@@ -120,24 +131,21 @@ def draw_training(path: Path, tables: list[Path]) -> None:
     pyplot.close(figure)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m agd.tabulate", description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = parser.add_argument
-    add("--name", required=True, help="the model's name")
-    add("--metrics", nargs="+", required=True, metavar="JSON", help="metrics of every method and seed to compare")
-    add("--samples", nargs="+", required=True, metavar="ZIP", help="sample files to show, a row each")
-    add("--training", nargs="+", required=True, metavar="CSV", help="training.csv of each seed")
-    add("--adapter", required=True, metavar="R", help="folder of the adapter that is compared")
-    add("--columns", type=int, default=10, help="images per row")
-    add("--output-dir", required=True, help="folder for fid.json, fid.txt, samples.png and training.png")
-    return parser
+def read_metrics(path: str) -> dict:
+    """What `calculate_metrics` wrote. Raises UserError, naming the file, if it is something else."""
+    found = read_json(Path(path))
+    if not {*_MEASURED, *_SHARED, "provenance"} <= set(found):
+        raise UserError(f"{path}: not a file of metrics; give what calculate_metrics wrote")
+    return found
 
 
-def run(files: argparse.Namespace) -> None:
+def run(files, settings: Settings) -> None:
     """Write fid.json, fid.txt (the same as a small table, also printed), samples.png and training.png."""
-    measured = [read_json(Path(path)) for path in files.metrics]
-    record = gather(files.name, measured, read_json(Path(files.adapter) / "config.json"))
-    folder = Path(files.output_dir)
+    if files.columns < 1:
+        raise UserError(f"--columns: {files.columns} must be 1 or more")
+    measured = [read_metrics(path) for path in files.metrics]
+    record = gather(files.name, measured, store.read_description(files.adapter))
+    folder = make_folder(files.output_dir)
     draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns)
     draw_training(folder / "training.png", [Path(path) for path in files.training])
     text = table(record)
@@ -147,14 +155,7 @@ def run(files: argparse.Namespace) -> None:
     print(text)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    try:
-        run(_parser().parse_args(argv))
-    except UserError as error:
-        print(f"agd.tabulate: error: {error}", file=sys.stderr)
-        sys.exit(2)
-
+main = door(STAGE)
 
 if __name__ == "__main__":
     main()

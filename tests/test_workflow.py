@@ -16,16 +16,15 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def snakemake(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess:
+def snakemake(
+    folder: Path, *words: str, check: bool = True, targets: tuple = ("results/tiny/fid.json",)
+) -> subprocess.CompletedProcess:
     """Run Snakemake from somewhere else, as a user with a folder of their own would."""
-    target = (
-        [] if str(words[-1]).startswith("results/") else ["results/tiny/fid.json"]
-    )  # before options that take many words
     command = [
         sys.executable,
         "-m",
         "snakemake",
-        *target,
+        *([] if str(words[-1]).startswith("results/") else targets),  # before options that take many words
         "--snakefile",
         ROOT / "Snakefile",
         "--directory",
@@ -250,3 +249,19 @@ def test_lints():
         program = Path(sys.executable).parent / tool[0]
         done = subprocess.run([program, *tool[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rehearsal_walks_the_real_path(tmp_path):
+    """sd21, sdxl and dit by their own rules and settings, on models made on the spot."""
+    models = ("sd21", "sdxl", "dit")
+    targets = tuple(f"results/{model}/fid.json" for model in models)
+    more = ("--configfile", ROOT / "config" / "rehearsal.yaml", "--cores", 2, "--resources", "gpu=2")
+    done = snakemake(tmp_path, *more, targets=targets)
+    for model in models:
+        record = json.loads((tmp_path / "results" / model / "fid.json").read_text())
+        nfe = {name: row["nfe"] for name, row in record["methods"].items()}
+        assert nfe == {"none": 4, "cfg": 8, "agd": 4}
+        assert record["provenance"]["adapter"]["settings"]["dtype"] == "bfloat16"
+    assert (tmp_path / "results" / "sdxl" / "prompts" / "trajectories.txt").is_file()
+    again = snakemake(tmp_path, *more, "--dry-run", targets=targets)
+    assert "Nothing to be done" in again.stdout + again.stderr, done.stderr
