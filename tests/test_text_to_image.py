@@ -9,6 +9,8 @@ import torch
 from conftest import command, random_text_to_image, settings_of
 from diffusers import ControlNetModel, DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import agd
 from agd import hooks, sample, sample_trajectories, schedulers, trajectories
@@ -284,6 +286,55 @@ def test_images_follow_a_controlnet(folders, tmp_path):
     free = np.asarray(read_images(tmp_path / "S" / "000000.zip")[0]["000000.png"], int)
     gaps = [np.abs(a - b).max().item() for a, b in ((seen[0], seen[1]), (seen[0], free))]
     assert min(gaps) > 0
+
+
+def ip_adapter_files(pipe, folder) -> tuple:
+    """An IP-Adapter's weights and its image encoder, as they are published."""
+    torch.manual_seed(5)
+    about = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8,
+        projection_dim=6,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(about).save_pretrained(folder / "encoder")
+    width, tokens = pipe.unet.config.cross_attention_dim, 4
+    shapes = {"proj.weight": (tokens * width, 6), "proj.bias": (tokens * width,), "norm.weight": (width,),
+              "norm.bias": (width,)}  # fmt: skip
+    weights = {f"image_proj.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    crossing = [name.removesuffix(".processor") for name in pipe.unet.attn_processors if "attn2" in name]
+    for i, name in enumerate(crossing):
+        for part in ("to_k_ip", "to_v_ip"):
+            inner = pipe.unet.get_submodule(name).to_q.out_features
+            weights[f"ip_adapter.{2 * i + 1}.{part}.weight"] = torch.randn(inner, width)
+    save_file(weights, folder / "ip.safetensors")
+    return folder / "ip.safetensors", folder / "encoder"
+
+
+@pytest.mark.parametrize("guidance", ["none", "cfg"])
+def test_images_follow_an_ip_adapter_as_in_the_stock_pipeline(folders, tmp_path, guidance):
+    pipe = random_text_to_image(prediction="v_prediction")
+    pipe.set_progress_bar_config(disable=True)
+    weights, encoder = ip_adapter_files(pipe, tmp_path)
+    picture = Image.effect_noise((16, 16), 80).convert("RGB")
+    picture.save(tmp_path / "picture.png")
+    words = ("--base-model", folders["sd"], "--prompt", "a dog", "--inference-steps", 3, "--dtype", "float32")
+    words += ("--ip-adapter", weights, "--image-encoder", encoder, "--ip-adapter-image", tmp_path / "picture.png")
+    words += ("--guidance", guidance, "--guidance-scale", 3, "--output-dir", tmp_path / "S")
+    command("sample", *words, family="sd")
+    ours = read_images(tmp_path / "S" / "000000.zip")[0]["000000.png"]
+    pipe.register_modules(
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder),
+        feature_extractor=CLIPImageProcessor(size=16, crop_size=16),
+    )
+    call = dict(guidance_scale=3.0 if guidance == "cfg" else 1.0, num_inference_steps=3, output_type="np")
+
+    def stock(**more):
+        return pipe("a dog", generator=generators(0, "sample", [0]), **call, **more).images[0]
+
+    free = stock()
+    pipe.load_ip_adapter(str(tmp_path), subfolder="", weight_name=weights.name, image_encoder_folder=None)
+    followed = stock(ip_adapter_image=picture)
+    assert np.abs(np.asarray(ours) / 255 - followed).max().item() < 1.5 / 255
+    assert np.abs(np.asarray(ours) / 255 - free).max().item() > 5 / 255
 
 
 MISTAKES = [
