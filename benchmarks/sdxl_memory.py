@@ -1,4 +1,4 @@
-"""Memory and time of training an adapter on SDXL's UNet: `python benchmarks/sdxl_memory.py --limit-gb 24`.
+"""Memory and time of training an adapter on SDXL's UNet: `python -m benchmarks.sdxl_memory --limit-gb 24`.
 
 Builds the UNet from its configuration with random weights (memory and time don't depend on their values), freezes it in
 bfloat16, attaches float32 adapters, and runs optimiser steps of the `train` stage's kind at 1024 x 1024: gradient

@@ -1,6 +1,6 @@
 """What a stock diffusers pipeline pays for guidance, with an adapter and without:
 
-    python benchmarks/stock_pipeline.py --base results/digits-sd/base --adapter results/digits-sd/seed0/adapters/agd
+    python -m benchmarks.stock_pipeline --base results/digits-sd/base --adapter results/digits-sd/seed0/adapters/agd
 
 Calls the pipeline as its users do and counts, by a hook on the denoiser, the calls and the samples that pass through it.
 Methods take turns, round by round, so that a busy machine slows all of them. Prints one line of JSON.

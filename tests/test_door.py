@@ -1,15 +1,108 @@
-"""The public door: `import agd` in anybody's script."""
+"""The public door: `import agd` in anybody's script, on stock pipelines."""
 
 import subprocess
 import sys
+import warnings
 
+import diffusers
+import huggingface_hub
 import pytest
 import torch
-from conftest import random_dit
-from diffusers import DiTPipeline
+import yaml
+from conftest import random_dit, random_text_to_image, random_unet
+from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 import agd
 from agd.errors import UserError
+from agd.pipelines import decode
+from agd.provenance import json_bytes, read_json
+
+RECORD = {
+    "guidance_scale_range": [1, 10],
+    "training": {"steps": 20, "loss": 0.25, "base_loss": 0.5},
+    "provenance": {
+        "stage": "train",
+        "base": {"name": "someone/model", "revision": "abc", "fingerprint": "f" * 64},
+        "settings": {"learning_rate": 1e-4},
+        "packages": {"torch": "2"},
+    },
+}
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def pipeline(double: bool = False, **options):
+    pipe = random_text_to_image(double=double, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def random_dit_pipeline() -> DiTPipeline:
+    """Of 1000 classes: DiTPipeline's unconditional class is the 1001st."""
+    config = dict(random_dit().config) | {"num_embeds_ada_norm": 1000}
+    torch.manual_seed(3)
+    model = DiTTransformer2DModel.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    vae = diffusers.AutoencoderKL(latent_channels=2, block_out_channels=(4,), norm_num_groups=2, sample_size=4)
+    pipe = DiTPipeline(model, vae, DDIMScheduler(clip_sample=False))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def images(pipe, steps: int = 2, **call) -> torch.Tensor:
+    """Images of a pipeline, from the same noise each time."""
+    if isinstance(pipe, DiTPipeline):
+        chosen = dict(class_labels=[3, 1], output_type="pt")
+    else:
+        chosen = dict(prompt="a cat in the rain", output_type="latent", height=16, width=16)
+    chosen |= {"guidance_scale": 4.0} | call
+    return pipe(num_inference_steps=steps, generator=torch.Generator().manual_seed(0), **chosen).images
+
+
+def strong(adapters):
+    """Adapters whose outputs are seen."""
+    for layer in adapters.layers.values():
+        torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
+    return adapters
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> dict[str, str]:
+    """Kind of pipeline -> folder of an adapter for it."""
+    folders = {}
+    kinds = {"sd": pipeline(), "sdxl": pipeline(double=True), "dit": random_dit_pipeline()}
+    for name, pipe in kinds.items():
+        torch.manual_seed(7)
+        folder = tmp_path_factory.mktemp("adapters") / name
+        agd.save(strong(agd.attach(pipe, agd.AdapterConfig(hidden_size=8, zero_init=False))), folder, RECORD)
+        folders[name] = str(folder)
+    return folders
+
+
+@pytest.fixture
+def loaded(trained):
+    """A pipeline with adapters, and the adapters."""
+    pipe = pipeline()
+    return pipe, agd.load(pipe, trained["sd"])
+
+
+def observed(denoiser) -> list:
+    """Fills with (shape, dtype, device) of each output of a denoiser from now on."""
+    found = []
+
+    def note(module, args, output):
+        found.append((tuple(output[0].shape), output[0].dtype, output[0].device))
+
+    denoiser.register_forward_hook(note)
+    return found
+
+
+def batches(found: list) -> list[int]:
+    return [shape[0] for shape, *_ in found]
+
+
+def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return torch.allclose(one, other, atol=tolerance, rtol=tolerance)
 
 
 def test_importing_costs_nothing():
@@ -27,21 +120,384 @@ def test_readme_example_on_a_stock_pipeline(base, tmp_path):
     pipe = DiTPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
 
-    def images():
-        return pipe(
-            [3, 1], guidance_scale=1.0, num_inference_steps=4, generator=torch.manual_seed(0), output_type="pt"
-        ).images
-
-    before = images()
+    before = images(pipe, guidance_scale=1.0)
     adapters = agd.load(pipe.transformer, tmp_path)
     with adapters.scale(2.0):
-        assert not torch.allclose(images(), before)
+        assert not torch.allclose(images(pipe, guidance_scale=1.0), before)
     agd.detach(pipe.transformer)
-    assert torch.equal(images(), before)
+    assert torch.equal(images(pipe, guidance_scale=1.0), before)
 
 
-def test_other_denoisers_are_named():
+@pytest.mark.parametrize(
+    ("kind", "make", "samples"),
+    [("sd", pipeline, 1), ("sdxl", lambda: pipeline(double=True), 1), ("dit", random_dit_pipeline, 2)],
+)
+def test_twenty_steps_are_twenty_calls_and_unloading_leaves_no_trace(kind, make, samples, trained):
+    pipe = make()
+    denoiser = pipe.transformer if kind == "dit" else pipe.unet
+    traits = set(vars(denoiser)), type(pipe), list(denoiser.state_dict()), dict(vars(denoiser.config))
+    found = observed(denoiser)
+    before = images(pipe, steps=20)
+    assert batches(found) == [2 * samples] * 20
+    found.clear()
+    agd.load(pipe, trained[kind])
+    adapted = images(pipe, steps=20)
+    assert batches(found) == [samples] * 20
+    assert not close(adapted, before)
+    assert not close(adapted, images(pipe, steps=20, guidance_scale=5.0))
+    agd.unload(pipe)
+    assert torch.equal(images(pipe, steps=20), before)
+    assert (set(vars(denoiser)), type(pipe), list(denoiser.state_dict()), dict(vars(denoiser.config))) == traits
+    with pytest.raises(UserError, match="carries no adapters"):
+        agd.unload(pipe)
+
+
+@pytest.mark.parametrize("prompts", [1, 8])
+@pytest.mark.parametrize("images_each", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_are_as_the_guided_ones(prompts, images_each, dtype, trained):
+    call = dict(prompt=["a dog"] * prompts, num_images_per_prompt=images_each, steps=1)
+    pipe = pipeline().to(dtype)
+    found = observed(pipe.unet)
+    images(pipe, **call)
+    agd.load(pipe, trained["sd"])
+    images(pipe, **call)
+    (guided, *what), (adapted, *what_adapted) = found
+    assert adapted == (prompts * images_each, 4, 8, 8)
+    assert guided == (2 * adapted[0], *adapted[1:])
+    assert what_adapted == what == [dtype, torch.device("cpu")]
+
+
+def test_the_wrapped_class_passes_for_its_own(loaded, tmp_path):
+    pipe, _ = loaded
+    stock = diffusers.StableDiffusionPipeline
+    assert isinstance(pipe, stock)
+    assert (repr(type(pipe)), type(pipe).__call__.__doc__) == (repr(stock), stock.__call__.__doc__)
+    other = diffusers.AutoPipelineForImage2Image.from_pipe(pipe)
+    assert type(other) is diffusers.StableDiffusionImg2ImgPipeline
+    pipe.save_config(tmp_path)
+    assert read_json(tmp_path / "model_index.json")["_class_name"] == "StableDiffusionPipeline"
+
+
+# The guidance scale
+
+
+def test_the_default_scale_is_the_pipelines_own(loaded):
+    pipe, _ = loaded
+    call = dict(num_inference_steps=2, output_type="latent", height=16, width=16)
+    default = pipe("a cat in the rain", generator=torch.Generator().manual_seed(0), **call).images
+    assert torch.equal(default, images(pipe, guidance_scale=7.5))
+
+
+def test_the_flag_brings_the_scale_to_a_pipeline_nobody_wrapped(loaded):
+    pipe, _ = loaded
+    expected = images(pipe)
+    flagged = diffusers.StableDiffusionPipeline.from_pipe(pipe)
+    flagged.set_progress_bar_config(disable=True)
+    found = observed(pipe.unet)
+    assert close(images(flagged), expected)
+    assert batches(found) == [1, 1]
+    with pipe.unet.agd.scale(4.0):
+        assert torch.equal(images(flagged, guidance_scale=9.0), expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-5)])
+@pytest.mark.parametrize("width", [8, 32, 256])
+def test_a_scale_is_read_from_its_embedding(dtype, tolerance, width):
+    w = torch.tensor([0.0, 1.0, 1.001, 2.5, 7.5, 13.37, 30.0])
+    embedded = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(None, w - 1, width).to(dtype)
+    assert (decode(embedded) - w).abs().max() < tolerance * 10
+
+
+def test_an_embedding_given_by_position_is_taken_out(loaded):
+    unet = loaded[0].unet
+    x, t, prompt = torch.randn(2, 4, 8, 8), torch.tensor([5, 600]), torch.randn(2, 3, 8)
+    embedded = loaded[0].get_guidance_scale_embedding(torch.tensor([2.0, 3.0]), 8)
+    by_position = unet(x, t, prompt, None, embedded, return_dict=False)[0]
+    with unet.agd.scale(torch.tensor([3.0, 4.0])):
+        assert close(unet(sample=x, timestep=t, encoder_hidden_states=prompt, return_dict=False)[0], by_position, 1e-3)
+
+
+def test_each_image_may_have_its_scale(loaded):
+    pipe, adapters = loaded
+    prompts = ["a dog", "the sea at night"]
+    scales = torch.tensor([2.0, 6.0])
+    both = images(pipe, prompt=prompts, guidance_scale=scales)
+    for i, w in enumerate([2.0, 6.0]):
+        assert close(both[i], images(pipe, prompt=prompts, guidance_scale=w)[i])
+    with adapters.scale(scales):
+        assert torch.equal(images(pipe, prompt=prompts), both)
+    assert torch.equal(images(pipe, prompt=prompts, guidance_scale=[2.0, 6.0]), both)
+
+    four = images(pipe, prompt=prompts, guidance_scale=scales, num_images_per_prompt=2)
+    for i, w in enumerate([2.0, 2.0, 6.0, 6.0]):
+        assert close(four[i], images(pipe, prompt=prompts, guidance_scale=w, num_images_per_prompt=2)[i])
+    with pytest.raises(UserError, match="3 values for a batch of 2; give one, or one per sample"):
+        images(pipe, prompt=prompts, guidance_scale=torch.ones(3))
+
+
+def test_each_step_may_have_its_scale(loaded):
+    pipe, adapters = loaded
+    seen = []
+
+    def falling(t):
+        seen.append(int(t))
+        return 6.0 if t > 500 else 2.0
+
+    by_function = images(pipe, guidance_scale=falling)
+    assert seen == [int(t) for t in pipe.scheduler.timesteps]
+
+    def in_a_callback(pipe, i, t, values):
+        adapters.current.guidance_scale = torch.tensor(2.0)
+        return values
+
+    assert torch.equal(images(pipe, guidance_scale=6.0, callback_on_step_end=in_a_callback), by_function)
+    assert not close(images(pipe, guidance_scale=6.0), by_function)
+    assert adapters.current.guidance_scale is None
+
+
+def test_a_callback_that_sets_the_pipelines_scale_is_told(loaded):
+    def off(pipe, i, t, values):
+        pipe._guidance_scale = 0.0
+        return values
+
+    with pytest.warns(UserWarning, match="a callback's change of the guidance scale has no effect; use"):
+        images(loaded[0], callback_on_step_end=off)
+
+
+@pytest.mark.parametrize("w", [12.0, torch.tensor([3.0, 12.0])], ids=["one", "several"])
+def test_a_scale_outside_the_training_is_said_once(w, loaded):
+    pipe, adapters = loaded
+    assert adapters.guidance_range == [1, 10]
+    images(pipe, guidance_scale=10.0)
+    images(pipe, guidance_scale=0.0)  # the base model
+    with pytest.warns(UserWarning, match="outside the range that the adapter was trained on, 1 to 10;"):
+        images(pipe, prompt=["a dog"] * 2, guidance_scale=w)
+    images(pipe, guidance_scale=12.0)  # a second warning would be an error here
+
+
+def test_so_it_is_where_the_flag_brings_it(loaded):
+    flagged = diffusers.StableDiffusionPipeline.from_pipe(loaded[0])
+    flagged.set_progress_bar_config(disable=True)
+    with pytest.warns(UserWarning, match="trained on, 1 to 10;"):
+        images(flagged, guidance_scale=12.0)
+
+
+def test_strength_and_switch_act_at_run_time(loaded):
+    pipe, adapters = loaded
+    base = images(pipeline(), guidance_scale=1.0)
+    full = images(pipe)
+    adapters.strength = 0.0
+    assert torch.equal(images(pipe), base)
+    adapters.strength = 0.5
+    assert adapters.strength == 0.5
+    assert not close(images(pipe), full)
+    adapters.strength = 1.0
+    adapters.disable()
+    found = observed(pipe.unet)
+    assert torch.equal(images(pipe), images(pipeline()))
+    assert batches(found) == [2, 2]
+    adapters.enable()
+    assert torch.equal(images(pipe), full)
+
+
+def test_a_lost_flag_costs_time_and_is_said(loaded):
+    pipe, _ = loaded
+    flagged = diffusers.StableDiffusionPipeline.from_pipe(pipe)
+    flagged.set_progress_bar_config(disable=True)
+    pipe.unet.register_to_config(sample_size=8)
+    with pytest.warns(UserWarning, match="without a guidance scale"):
+        assert close(images(flagged), images(pipeline()))
+
+
+# What an adapter can't answer
+
+BEYOND = [
+    ("sd", dict(negative_prompt="a dog")),
+    ("sd", dict(prompt=["a dog", "a cat"], negative_prompt=["", "two birds"])),
+    ("sd", dict(negative_prompt_embeds=torch.ones(1, 16, 8))),
+    ("sd", dict(guidance_rescale=0.5)),
+    ("sdxl", dict(negative_prompt_2="a dog")),
+    ("sdxl", dict(negative_original_size=(8, 8), negative_target_size=(8, 8))),
+]
+
+
+@pytest.mark.parametrize(("kind", "call"), BEYOND, ids=[" ".join(call) for _, call in BEYOND])
+def test_it_is_answered_by_real_guidance_and_said_once(kind, call, trained):
+    pipe, stock = pipeline(double=kind == "sdxl"), pipeline(double=kind == "sdxl")
+    expected = images(stock, **call)
+    assert not torch.equal(images(stock, **{k: v for k, v in call.items() if k == "prompt"}), expected)
+    adapters = agd.load(pipe, trained[kind])
+    adapted = images(pipe)
+    with pytest.warns(
+        UserWarning, match=f"{list(call)[-1][:13]}.* is beyond the adapter: such calls are guided by the"
+    ):
+        assert torch.equal(images(pipe, **call), expected)
+    assert torch.equal(images(pipe, **call), expected)
+    with adapters.scale(4.0):
+        assert torch.equal(images(pipe, guidance_scale=2.0, **call), expected)
+    with pytest.raises(UserError, match="only with one guidance scale for all images and steps"):
+        images(pipe, **call | dict(guidance_scale=lambda t: 3.0))
+    assert torch.equal(images(pipe), adapted)
+
+
+def test_an_empty_negative_prompt_is_none(loaded):
+    assert torch.equal(images(loaded[0], negative_prompt=""), images(loaded[0]))
+    assert torch.equal(
+        images(loaded[0], negative_prompt=["a dog"], guidance_scale=1.0), images(loaded[0], guidance_scale=1.0)
+    )
+
+
+def test_a_call_that_fails_leaves_the_adapters_on(loaded):
+    pipe, adapters = loaded
+    adapted = images(pipe)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="height"):
+        warnings.simplefilter("ignore")
+        images(pipe, negative_prompt="a dog", height=3)
+    with pytest.raises(ValueError, match="height"):
+        images(pipe, height=3)
+    assert adapters.current.guidance_scale is None
+    assert torch.equal(images(pipe), adapted)
+
+
+# What goes where
+
+
+def test_one_denoiser_in_two_pipelines(trained, tmp_path):
+    first = pipeline()
+    stock = images(first)
+    agd.load(first, trained["sd"])
+    second = diffusers.StableDiffusionPipeline.from_pipe(first)
+    second.set_progress_bar_config(disable=True)
+    assert agd.load(second, trained["sd"]) is first.unet.agd
+    assert torch.equal(images(first), images(second))
+    agd.save(first.unet.agd, tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}: this denoiser carries other adapters already"):
+        agd.load(second, tmp_path)
+    agd.unload(first)
+    assert torch.equal(images(second), stock)
+    agd.unload(second)
+    assert type(second) is type(first) is diffusers.StableDiffusionPipeline
+
+
+def test_loads_on_a_fine_tune_and_refuses_another_shape(trained):
+    tuned = pipeline(seed=5)
+    agd.load(tuned, trained["sd"])
+    other = pipeline(block_out_channels=(8, 8))
+    before = images(other)
+    with pytest.raises(UserError, match="made for a base of another shape .*give the base it was trained on"):
+        agd.load(other, trained["sd"])
+    with pytest.raises(UserError, match="another shape"):
+        agd.load(random_dit_pipeline(), trained["sd"])
+    assert torch.equal(images(other), before)
+    assert type(other) is diffusers.StableDiffusionPipeline
+
+
+def test_other_models_are_named(trained):
     with pytest.raises(UserError, match="Linear: no adapters for this kind of denoiser"):
         agd.attach(torch.nn.Linear(1, 1), agd.AdapterConfig())
+    unguided = diffusers.DDPMPipeline(diffusers.UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4), None)
+    supported = "supported are UNet2DConditionModel and DiTTransformer2DModel, in pipelines that take a guidance_scale"
+    for target in (unguided, "a name"):
+        with pytest.raises(
+            UserError, match=f"{type(target).__name__}: no adapters for this kind of pipeline; {supported}"
+        ):
+            agd.load(target, trained["sd"])
+    distilled = random_unet(time_cond_proj_dim=8)
+    with pytest.raises(UserError, match="takes a guidance scale by itself"):
+        agd.attach(distilled, agd.AdapterConfig())
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         agd.lod  # noqa: B018
+
+
+# Disk and hub
+
+
+def test_a_saved_adapter_keeps_what_it_came_with(trained, tmp_path):
+    adapters = agd.load(pipeline(), trained["sd"])
+    agd.save(adapters, tmp_path)
+    for name in ("adapter.safetensors", "config.json"):
+        with open(f"{trained['sd']}/{name}", "rb") as file:
+            assert file.read() == (tmp_path / name).read_bytes(), name
+
+
+def test_the_card_is_made_from_the_provenance(trained):
+    with open(f"{trained['sd']}/README.md", encoding="utf-8") as file:
+        text = file.read()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header == {
+        "library_name": "agd",
+        "tags": ["agd", "guidance-distillation", "diffusers"],
+        "base_model": "someone/model",
+    }
+    size = read_json(f"{trained['sd']}/config.json")["size"]["parameters"]
+    for line in (
+        "| hidden_size | 8 |",
+        "| trained guidance scales | 1 to 10 |",
+        "| loss | 0.25 |",
+        "| learning_rate | 0.0001 |",
+        "| torch | 2 |",
+        f"| parameters | {size} |",
+        'pipe = DiffusionPipeline.from_pretrained("someone/model")',
+    ):
+        assert line in text, line
+
+
+def test_a_hub_id_is_fetched(trained, monkeypatch):
+    asked = []
+
+    def fetch(repo_id, allow_patterns):
+        asked.append((repo_id, allow_patterns))
+        return trained["sd"]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    pipe = pipeline()
+    agd.load(pipe, "someone/adapter")
+    assert asked == [("someone/adapter", ["adapter.safetensors", "config.json", "README.md"])]
+
+
+@pytest.mark.parametrize("name", ["someone/adapter", "no/such/folder"])
+def test_what_is_not_to_be_had_is_named(name):
+    with pytest.raises(UserError, match=f"{name}: neither a folder here nor "):
+        agd.load(pipeline(), name)
+
+
+class Hub:
+    """Takes what is pushed."""
+
+    def create_repo(self, repo_id, private, exist_ok):
+        if "/" not in repo_id:
+            raise ValueError("a name needs an owner")
+        self.repo = repo_id, private
+
+    def create_commit(self, repo_id, operations, commit_message):
+        self.files = {}
+        for operation in operations:
+            with operation.as_file() as file:
+                self.files[operation.path_in_repo] = file.read()
+
+
+def test_pushed_files_are_the_saved_ones_with_a_card(trained, tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    adapters = agd.load(pipeline(), trained["sd"])
+    agd.push(adapters, "me/adapter", private=True)
+    assert hub.repo == ("me/adapter", True)
+    assert sorted(hub.files) == ["README.md", "adapter.safetensors", "config.json"]
+    assert b'agd.load(pipe, "me/adapter")' in hub.files["README.md"]
+    from_memory = dict(hub.files)
+
+    agd.save(adapters, tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    agd.push(tmp_path, "me/adapter")
+    assert hub.files == from_memory | {"README.md": b"---\nlicense: mit\n---\n"}
+    with pytest.raises(UserError, match="adapter: the hub did not take it .*owner.*log in"):
+        agd.push(tmp_path, "adapter")
+
+
+def test_a_card_says_when_nothing_is_known(tmp_path):
+    agd.save(agd.attach(random_dit(), agd.AdapterConfig(hidden_size=8)), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.count("Not recorded.") == 2
+    assert "base_model" not in text
+    assert json_bytes(read_json(tmp_path / "config.json")) == (tmp_path / "config.json").read_bytes()
