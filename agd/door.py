@@ -1,7 +1,8 @@
 """The public functions, which find out by themselves what they are given: a pipeline, or its denoiser.
 
-On a pipeline its own calls are guided in one pass; on a denoiser by itself the guidance scale is set by
-`with adapters.scale(w):`, or comes from pipelines that know the flag (agd/pipelines.py).
+On a pipeline its own calls are guided in one pass, and what an adapter can't answer (a negative prompt) is guided as
+before, and said. On a denoiser by itself the guidance scale is set by `with adapters.scale(w):`, or comes from pipelines
+that know the flag (agd/manners.py); those pass over negative prompts without a word: better load on the pipeline.
 """
 
 import importlib

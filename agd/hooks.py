@@ -7,10 +7,7 @@ everything else that diffusers offers (LoRA, IP-Adapter, offloading, compiling, 
 
 import contextlib
 import dataclasses
-import functools
 import inspect
-import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -20,7 +17,9 @@ from torch import nn
 
 from agd.adapters import LAYERS, AdapterConfig, ConditionEncoder
 from agd.errors import UserError
-from agd.pipelines import decode, flag, flagged
+from agd.manners import acquire, decode, enable_gradient_checkpointing, execution_device, flag, flagged, relinquish
+
+__all__ = ["Adapters", "Anatomy", "Pass", "attach", "detach", "enable_gradient_checkpointing", "size"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,11 +288,11 @@ def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy, freeze:
     for name in frozen:
         denoiser.get_parameter(name).requires_grad_(False)
     denoiser.eval()
-    adapters = Adapters(denoiser, config, anatomy).to(_device(denoiser))
+    adapters = Adapters(denoiser, config, anatomy).to(execution_device(denoiser))
     adapters.before = training, frozen
     denoiser.add_module("agd", adapters)
     adapters.connect(denoiser)
-    _change_manners(denoiser)
+    acquire(denoiser)
     return adapters
 
 
@@ -305,62 +304,11 @@ def detach(denoiser: nn.Module) -> None:
         handle.remove()
     training, frozen = denoiser.agd.before
     del denoiser.agd
-    _restore_manners(denoiser)
+    relinquish(denoiser)
     for name, module in denoiser.named_modules():
         module.training |= name in training
     for name, parameter in denoiser.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or name in frozen)
-
-
-def _device(denoiser: nn.Module) -> torch.device:
-    """Where the denoiser computes, which for an offloaded one is not where its weights are."""
-    return denoiser._hf_hook.execution_device if hasattr(denoiser, "_hf_hook") else denoiser.device
-
-
-def _change_manners(denoiser: nn.Module) -> None:
-    """What diffusers does with a model as a whole, adapted: on the instance, so that taking it off is deleting it."""
-    flag(denoiser, on=True)
-    denoiser.save_pretrained = types.MethodType(_save_base(type(denoiser)), denoiser)
-    denoiser._skip_layerwise_casting_patterns = [*(denoiser._skip_layerwise_casting_patterns or []), "agd"]
-    denoiser.enable_gradient_checkpointing = types.MethodType(enable_gradient_checkpointing, denoiser)
-    if denoiser.is_gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    _forget_compiled()
-
-
-def _restore_manners(denoiser: nn.Module) -> None:
-    flag(denoiser, on=False)
-    del denoiser.save_pretrained, denoiser._skip_layerwise_casting_patterns, denoiser.enable_gradient_checkpointing
-    if denoiser.is_gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    _forget_compiled()
-
-
-def _forget_compiled() -> None:
-    """Compiled code does not notice hooks that come and go: have it compiled anew."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
-
-
-@functools.cache
-def _save_base(kind: type) -> Callable:
-    """`save_pretrained` for a kind of denoiser, the adapters left out: a stock checkpoint, which any library opens."""
-
-    @functools.wraps(kind.save_pretrained)
-    def save_pretrained(denoiser, *args, **kwargs):
-        adapters = denoiser._modules.pop("agd")
-        try:
-            return kind.save_pretrained(denoiser, *args, **kwargs)
-        finally:
-            denoiser._modules["agd"] = adapters
-
-    return save_pretrained
-
-
-def enable_gradient_checkpointing(denoiser: nn.Module, gradient_checkpointing_func: Callable | None = None) -> None:
-    """Recompute the blocks of an adapted denoiser in its backward pass; also `denoiser.enable_gradient_checkpointing()`."""
-    chosen = gradient_checkpointing_func or denoiser.agd.checkpointed
-    type(denoiser).enable_gradient_checkpointing(denoiser, chosen)
 
 
 def size(denoiser: nn.Module) -> dict[str, float]:

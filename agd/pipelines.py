@@ -1,8 +1,6 @@
-"""How a pipeline's guidance scale reaches an adapted denoiser.
+"""Makes calls of a diffusers pipeline with an adapted denoiser one pass per step, with the caller's own guidance scale.
 
-Wrapped pipelines (`wrap`) hand it over directly. Pipelines that nobody wrapped, such as one made with `from_pipe`, are
-told by a flag that this denoiser is guided in one pass: those that know the flag then pass the scale, embedded, as
-`timestep_cond`.
+What an adapter can't answer, such as a negative prompt, is guided by the base model itself, and said.
 """
 
 import functools
@@ -13,37 +11,6 @@ import torch
 from torch import nn
 
 from agd.errors import UserError
-
-_FLAG, _EMBEDDING_WIDTH = "time_cond_proj_dim", 8
-
-
-def flagged(denoiser: nn.Module) -> bool:
-    """Whether pipelines take this denoiser for one that is guided in one pass."""
-    return getattr(denoiser.config, _FLAG, None) is not None
-
-
-def flag(denoiser: nn.Module, on: bool) -> None:
-    """Set or lift the flag, where this kind of denoiser has one."""
-    if _FLAG in denoiser.config:
-        # Past the configuration, not into it: that would be saved, and a checkpoint would lack the weights it promises.
-        object.__setattr__(denoiser.config, _FLAG, _EMBEDDING_WIDTH if on else None)
-
-
-def decode(embedded: torch.Tensor) -> torch.Tensor:
-    """Guidance scale w (B,) float32 of its sinusoidal embedding (B, 2k), for -30 < w < 32, in any float dtype.
-
-    Pipelines embed x = 1000 (w - 1) as sin(f x), cos(f x), f from 1 down to 1/10000. The slowest pair says x without
-    doubt but coarsely; each faster one says it more finely, up to whole turns, which the one before settles.
-    """
-    half = embedded.shape[1] // 2
-    sines, cosines = embedded.float().split(half, dim=1)
-    phases = torch.atan2(sines, cosines)
-    frequencies = [10000 ** (-i / (half - 1)) for i in range(half)]
-    x_B = phases[:, -1] / frequencies[-1]
-    for i in reversed(range(half - 1)):
-        turns = torch.round((x_B * frequencies[i] - phases[:, i]) / (2 * torch.pi))
-        x_B = (phases[:, i] + 2 * torch.pi * turns) / frequencies[i]
-    return 1 + x_B / 1000
 
 
 def denoiser_of(pipe) -> nn.Module | None:

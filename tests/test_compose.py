@@ -260,8 +260,6 @@ TABLE = {
     "group offload, blocks": Row(group_offload("block_level"), visible=False),
     "group offload, leaves": Row(group_offload("leaf_level"), visible=False),
     "fused projections": Row(in_place(lambda pipe: pipe.fuse_qkv_projections(vae=False)), visible=False),
-    "channels last": Row(in_place(lambda pipe: pipe.unet.to(memory_format=torch.channels_last)), visible=False),
-    "attention slicing": Row(in_place(lambda pipe: pipe.enable_attention_slicing(1)), visible=False),
     "FreeU": Row(in_place(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6))),
     "layerwise casting": Row(in_place(lambda pipe: pipe.unet.enable_layerwise_casting(**FLOAT8))),
     "bfloat16": Row(in_place(lambda pipe: pipe.to(torch.bfloat16)), tolerance=0.1),
@@ -324,6 +322,19 @@ def test_every_layer_of_a_lora_is_loaded(double, trained, loras):
     assert len(lora_layers(pipe)) == 8 * len(pipe.unet.agd.layers)
 
 
+def test_embeddings_of_a_picture_are_those_of_a_guided_call(trained, loras):
+    pipe = ip_adapter(text_to_image(), loras)
+    call = dict(device=CPU, num_images_per_prompt=1, ip_adapter_image=PICTURE, ip_adapter_image_embeds=None)
+    both, one = (
+        pipe.prepare_ip_adapter_image_embeds(do_classifier_free_guidance=guided, **call) for guided in (True, False)
+    )
+    agd.load(pipe, trained[False])
+    expected = images(pipe, ip_adapter_image=PICTURE)
+    assert close(images(pipe, ip_adapter_image_embeds=both), expected)
+    with pipe.unet.agd.scale(W):
+        assert close(images(pipe, ip_adapter_image_embeds=one, guidance_scale=1.0), expected)
+
+
 def test_pag_perturbs_the_adapted_pass(trained):
     pipe = text_to_image()
     agd.load(pipe, trained[False])
@@ -349,8 +360,12 @@ def replaced_by_compiled(pipe):
     pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
 
 
+def compiled_by_blocks(pipe):
+    pipe.unet.compile_repeated_blocks(backend="eager", fullgraph=True)
+
+
 @pytest.mark.parametrize("adapters_first", [True, False], ids=["adapters first", "adapters last"])
-@pytest.mark.parametrize("compile_it", [in_place_compiled, replaced_by_compiled])
+@pytest.mark.parametrize("compile_it", [in_place_compiled, replaced_by_compiled, compiled_by_blocks])
 def test_compiles_as_one_graph_for_all_steps_and_scales(compile_it, adapters_first, tmp_path):
     folder = save_adapters(tmp_path, **SMALL)
     eager = text_to_image(**SMALL)
@@ -475,3 +490,18 @@ def test_attaches_to_a_model_without_weights(trained):
             out = unet(*(a.to("meta") for a in arguments()), return_dict=False)[0]
     assert {p.device.type for p in unet.parameters()} == {"meta"}
     assert out.shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "offload",
+    [
+        lambda unet: accelerate.cpu_offload(unet, torch.device("meta")),
+        lambda unet: accelerate.cpu_offload_with_hook(unet, torch.device("meta")),
+    ],
+    ids=["sequential", "model"],
+)
+def test_late_adapters_go_where_an_offloaded_model_computes(offload):
+    unet = text_to_image().unet
+    offload(unet)
+    adapters = agd.attach(unet, agd.AdapterConfig(hidden_size=8))
+    assert {p.device.type for p in adapters.parameters()} == {"meta"}

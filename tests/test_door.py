@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 import agd
 from agd.errors import UserError
-from agd.pipelines import decode
+from agd.manners import decode
 from agd.provenance import json_bytes, read_json
 
 RECORD = {
@@ -149,6 +149,22 @@ def test_twenty_steps_are_twenty_calls_and_unloading_leaves_no_trace(kind, make,
     assert (set(vars(denoiser)), type(pipe), list(denoiser.state_dict()), dict(vars(denoiser.config))) == traits
     with pytest.raises(UserError, match="carries no adapters"):
         agd.unload(pipe)
+
+
+def test_a_model_in_training_mode_is_given_back_so(trained):
+    model = random_dit()
+    parts = [model.pos_embed, model.transformer_blocks[0]]
+    for part in parts:
+        part.train()
+    before = {name: module.training for name, module in model.named_modules()}
+    adapters = agd.attach(model, agd.AdapterConfig(hidden_size=8))
+    assert not any(part.training for part in parts)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        f"agd.{name}" for name, _ in adapters.named_parameters()
+    }
+    agd.detach(model)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert all(parameter.requires_grad for parameter in model.parameters() if parameter.is_floating_point())
 
 
 @pytest.mark.parametrize("prompts", [1, 8])

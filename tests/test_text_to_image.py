@@ -23,6 +23,7 @@ from agd.sampling import generators, noise
 from agd.sd import prompts
 from agd.sd.anatomy import ANATOMY
 from agd.sd.family import TextToImage
+from benchmarks.sdxl_memory import SDXL
 
 PROMPTS = ["a cat in the rain", "a dog", "two birds on a wire"]
 KINDS = {
@@ -31,25 +32,12 @@ KINDS = {
     "sdxl": {"double": True},
 }
 
-# Shapes of the published unet/config.json and transformer/config.json.
+# Shapes of the published unet/config.json and transformer/config.json; SDXL's are the benchmark's.
 SD21 = dict(
     sample_size=96,
     attention_head_dim=(5, 10, 20, 20),
     cross_attention_dim=1024,
     use_linear_projection=True,
-)
-SDXL = dict(
-    sample_size=128,
-    block_out_channels=(320, 640, 1280),
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    transformer_layers_per_block=(1, 2, 10),
-    attention_head_dim=(5, 10, 20),
-    cross_attention_dim=2048,
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=256,
-    projection_class_embeddings_input_dim=2816,
 )
 DIT_XL = dict(
     num_layers=28, num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, sample_size=32

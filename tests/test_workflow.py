@@ -251,6 +251,7 @@ def test_lints():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(1800)  # forty processes, on whatever else the machine does
 def test_the_rehearsal_walks_the_real_path(tmp_path):
     """sd21, sdxl and dit by their own rules and settings, on models made on the spot."""
     models = ("sd21", "sdxl", "dit")

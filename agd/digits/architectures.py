@@ -26,6 +26,7 @@ SIDE = 8
 CLASSES = 10
 _LONGEST_CAPTION = 16  # tokens, the first and the last included
 _TEXT_WIDTH = 32
+_SDXL_NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 _ALPHABET = sorted(string.ascii_lowercase + string.digits + string.punctuation)
 
 
@@ -111,7 +112,7 @@ class TextToImageXL(nn.Module):
         )
         self.register_buffer("tokens", _tokens(self.tokenizer, captions), persistent=False)
         self.register_buffer("sizes", torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).float(), persistent=False)
-        self.scheduler = EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1)
+        self.scheduler = EulerDiscreteScheduler(**_SDXL_NOISE, timestep_spacing="leading", steps_offset=1)
 
     def forward(self, x_BCHW, t_B, chosen_B, dropped_B) -> torch.Tensor:
         tokens_BL = self.tokens[chosen_B]
