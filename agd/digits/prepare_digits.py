@@ -16,7 +16,7 @@ from agd.images import write_images
 from agd.provenance import json_bytes, provenance
 
 STAGE = "prepare_digits"
-_VALIDATION = 5  # every fifth image
+_VALIDATION = 5  # every fifth ten of images: most tens hold each digit once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ def run(files, settings: Settings) -> None:
     images, labels = digits()
     names = [f"{i:04d}-{label}" for i, label in enumerate(labels.tolist())]
     as_bytes = (images * 255).round().to(torch.uint8).numpy()
-    validation = range(0, len(names), _VALIDATION)
-    training = [i for i in range(len(names)) if i not in validation]
+    validation = [i for i in range(len(names)) if i // 10 % _VALIDATION == 0]
+    training = [i for i in range(len(names)) if i // 10 % _VALIDATION]
     parts, sentences = {"train": training, "val": validation}, captions()
     entries = [
         (f"annotations/captions_{part}2017.json", json_bytes(annotations(names, sentences, indices)))
