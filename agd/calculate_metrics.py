@@ -13,7 +13,8 @@ from agd.clip_score import clip_score
 from agd.errors import UserError
 from agd.images import list_images, read_images
 from agd.progress import progress
-from agd.provenance import json_bytes, model_fingerprint, provenance, read_json
+from agd.provenance import model_fingerprint, provenance
+from agd.records import check_files, read_sealed, sealed_json
 
 STAGE = "calculate_metrics"
 
@@ -91,8 +92,11 @@ def prompt_score(paths: list[Path], settings: Settings, device) -> tuple[dict, d
 
 
 def total_cost(paths: list[Path]) -> dict[str, float]:
-    """nfe (evaluations of the denoiser per image, as counted) and seconds per image, over all files."""
-    costs = [read_json(path.with_suffix(".json")) for path in paths]
+    """nfe (evaluations of the denoiser per image, as counted) and seconds per image, over all files. Raises UserError,
+    naming the file, if a cost is not that of the images beside it."""
+    costs = [read_sealed(path.with_suffix(".json")) for path in paths]
+    for path, cost in zip(paths, costs, strict=True):
+        check_files(path.with_suffix(".json"), cost, path.name)
     images = sum(cost["images"] for cost in costs)
     nfe = sum(cost["evaluations"] for cost in costs) / images
     return {
@@ -153,4 +157,4 @@ def run(files, settings: Settings) -> None:
         ),
     }
     with writing(output) as aside:
-        aside.write_bytes(json_bytes(record))
+        aside.write_bytes(sealed_json(record))
