@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from agd import config, devices, features
-from agd.artifacts import make_folder, writing
+from agd.artifacts import make_folder, sha256, writing
 from agd.clip_score import clip_score
 from agd.errors import UserError
 from agd.images import list_images, read_images
@@ -145,6 +145,7 @@ def run(files, settings: Settings) -> None:
             f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {vectors.shape[1]}; prepare it again"
         )
     chosen = config.what(STAGE, dataclasses.asdict(settings))
+    measured_by = scored_by | ({"reference": sha256(files.ref)} if Path(files.ref).suffix == ".npz" else {})
     record = {
         **features.compare(vectors, reference, settings.neighbours),
         **score,
@@ -153,7 +154,7 @@ def run(files, settings: Settings) -> None:
         "features": extract.name,
         "reference": {"source": reference.source, "images": reference.n},
         "provenance": provenance(
-            STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **scored_by
+            STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **measured_by
         ),
     }
     with writing(output) as aside:
