@@ -77,12 +77,10 @@ def changes(before: str, now: str) -> list[str]:
 
 def made_with(path: Path) -> dict | None:
     """The provenance that an artifact carries, or that its record beside it does; None if it carries none."""
-    if path.is_dir():
-        path = next((path / name for name in (store.CONFIG, RECORD) if (path / name).is_file()), path)
     if path.name.endswith(trajectories.SUFFIX):
         return trajectories.read(path, pairs=False).provenance
-    if path.suffix == ".zip":
-        return read_images(path)[1].get("provenance")
+    if path.suffix == ".zip" or (path.suffix == ".json" and path.with_suffix(".zip").is_file()):
+        return read_images(path.with_suffix(".zip"))[1].get("provenance")
     if path.suffix == ".npz":
         reference = read_reference(path)
         return {"settings": {name: getattr(reference, name) for name in ("source", "n", "extractor", "weights_sha256")}}
@@ -92,7 +90,7 @@ def made_with(path: Path) -> dict | None:
 
 def _record(path: Path) -> Path | None:
     """The record that speaks for a file: itself, the zip's, or one beside or above it."""
-    if path.suffix == ".json" and path.parent.parent.name not in ("base", "prompts") and path.parent.name != "base":
+    if path.suffix == ".json" and "base" not in path.parts:
         return path
     beside = [path.with_suffix(".json"), path.with_name(store.CONFIG), path.with_name("fid.json")]
     above = [folder / RECORD for folder in list(path.parents)[:2]]
@@ -102,7 +100,8 @@ def _record(path: Path) -> Path | None:
 def description(made: dict) -> list[str]:
     """A provenance in a few lines."""
     lines = [f"made by {made['stage']}, version {made['stage_version']}"] if "stage" in made else []
-    lines.append("settings: " + ", ".join(f"{name} {value}" for name, value in sorted(made["settings"].items())))
+    chosen = ", ".join(f"{name} {value}" for name, value in sorted(made["settings"].items()))
+    lines += [f"settings: {chosen}"] if chosen else []
     if "base" in made:
         base = made["base"]
         lines.append(f"base: {base['name']}, revision {base['revision'] or 'none'}, {base['fingerprint'][:12]}")
@@ -116,7 +115,11 @@ def description(made: dict) -> list[str]:
 def explain(artifact: str, words: list[str]) -> list[str]:
     """The lines that say why an artifact would be made again, then what it was made with."""
     path = Path(artifact)
-    planned = jobs(dry_run(artifact.rstrip("/"), words))
+    if path.suffix == "":  # a folder: of an adapter, of a base, or of a model
+        path /= {"adapters": store.CONFIG}.get(
+            path.parent.name, RECORD if path.name in ("base", "prompts") else "fid.json"
+        )
+    planned = jobs(dry_run(str(path), words))
     lines = [f"{artifact}: {'would be made again' if planned else 'is up to date'}" + (", because" if planned else "")]
     for job in planned:
         files = job["output"].split(", ")
@@ -130,7 +133,7 @@ def explain(artifact: str, words: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """The command line. Exit status 2 and one line on a user's mistake."""
     parser = argparse.ArgumentParser("python -m agd.explain", description=__doc__.split("\n")[0])
-    parser.add_argument("artifact", help="a file below results/, as Snakemake knows it")
+    parser.add_argument("artifact", help="a file below results/, or the folder of a model, an adapter or a base")
     known, words = parser.parse_known_args(argv)
     try:
         print(*explain(known.artifact, words), sep="\n")
