@@ -89,9 +89,7 @@ def made_with(path: Path) -> dict | None:
 
 
 def _record(path: Path) -> Path | None:
-    """The record that speaks for a file: itself, the zip's, or one beside or above it."""
-    if path.suffix == ".json" and "base" not in path.parts:
-        return path
+    """The record that speaks for a file: its folder's or the one above, itself, or one beside it."""
     beside = [path.with_suffix(".json"), path.with_name(store.CONFIG), path.with_name("fid.json")]
     above = [folder / RECORD for folder in list(path.parents)[:2]]
     return next((file for file in [above[0], above[1], *beside] if file.is_file()), None)

@@ -118,6 +118,12 @@ def read_samples(path: Path) -> dict:
     return {**manifest, "number": len(images)}
 
 
+def read_checkpoint(path: Path) -> None:
+    """A checkpoint of a training that was interrupted."""
+    tensors, _ = checkpoint.read(path)
+    finite(path, tensors)
+
+
 def read_download(path: Path) -> None:
     """A downloaded file, against its known checksum."""
     known = {downloads.file_name(url): expected for url, expected in downloads.KNOWN.items()}
@@ -142,7 +148,7 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"trajectories/\w+/\d+\.zarr\.zip", read_shard, []),
     (r"adapters/[^/]+/config\.json", read_adapter, []),
     (r"adapters/[^/]+/(adapter\.safetensors|training\.csv)", None, ["config.json"]),
-    (r"adapters/[^/]+/checkpoint\.safetensors", checkpoint.read, []),
+    (r"adapters/[^/]+/checkpoint\.safetensors", read_checkpoint, []),
     (rf"samples/{_METHOD}/(?P<chunk>\d+)\.zip", read_samples, ["{chunk}.json"]),
     (rf"samples/{_METHOD}/\d+\.json", read_record, []),
     (rf"metrics/{_METHOD}\.json", read_record, ["../../../../reference.npz"]),
