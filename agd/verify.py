@@ -97,7 +97,8 @@ def read_adapter(path: Path) -> dict:
     description = store.read_description(path.parent)
     read_record(path)
     weights = store.read_weights(path.parent, description)
-    held = sum(values.numel() for values in weights.values())
+    fixed = (".frequencies", ".phases")  # drawn once, not trained
+    held = sum(values.numel() for name, values in weights.items() if not name.endswith(fixed))
     counted = description["size"]["parameters"]
     want(held == counted, path.with_name(store.WEIGHTS), f"holds {held} parameters, not {counted}")
     if "training.csv" in description["files"]:
