@@ -12,6 +12,7 @@ from agd.errors import UserError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed one keeps equal contents equal bytes
 _SEAL_LENGTH = 64  # hexadecimal sha256
+_END_RECORD = 22  # bytes of a zip's last record, which ends with the length of the comment
 
 
 @contextlib.contextmanager
@@ -96,6 +97,20 @@ def open_zip(path: str | os.PathLike) -> zipfile.ZipFile:
     if not whole:
         raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
     return zipfile.ZipFile(path)
+
+
+def check_if_sealed(path: str | os.PathLike) -> None:
+    """Check every byte of a zip if it is one of ours, which other people's readers open too; theirs carry no seal.
+
+    Raises UserError, naming the file, if it was changed.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - _END_RECORD - _SEAL_LENGTH))
+        tail = file.read()
+    end = tail[tail.rfind(b"PK\x05\x06") :]
+    # Ours if 64 bytes follow the end record or if it says so: either alone may be what was damaged.
+    if _SEAL_LENGTH in (len(end) - _END_RECORD, int.from_bytes(end[20:22], "little")):
+        open_zip(path).close()
 
 
 def _umask() -> int:

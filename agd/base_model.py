@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from agd.errors import UserError
+from agd.records import check_folder
 
 INDEX = "model_index.json"
 _SECONDS_TO_ANSWER = 10
@@ -49,7 +50,9 @@ def _moved(name: str) -> str:
 
 
 def index(folder: Path, *pipeline_classes: str) -> dict:
-    """model_index.json, checked to name one of the pipelines that are wanted."""
+    """model_index.json, checked to name one of the pipelines that are wanted. Of a base trained here, every file is
+    checked: its provenance.json vouches for them."""
+    check_folder(folder)
     try:
         found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         name = found["_class_name"]

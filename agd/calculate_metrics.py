@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from agd import config, devices, features
-from agd.artifacts import make_folder, writing
+from agd.artifacts import make_folder, sha256, writing
 from agd.clip_score import clip_score
 from agd.errors import UserError
 from agd.images import list_images, read_images
 from agd.progress import progress
-from agd.provenance import json_bytes, model_fingerprint, provenance, read_json
+from agd.provenance import model_fingerprint, provenance
+from agd.records import check_files, read_sealed, sealed_json
 
 STAGE = "calculate_metrics"
 
@@ -91,8 +92,11 @@ def prompt_score(paths: list[Path], settings: Settings, device) -> tuple[dict, d
 
 
 def total_cost(paths: list[Path]) -> dict[str, float]:
-    """nfe (evaluations of the denoiser per image, as counted) and seconds per image, over all files."""
-    costs = [read_json(path.with_suffix(".json")) for path in paths]
+    """nfe (evaluations of the denoiser per image, as counted) and seconds per image, over all files. Raises UserError,
+    naming the file, if a cost is not that of the images beside it."""
+    costs = [read_sealed(path.with_suffix(".json")) for path in paths]
+    for path, cost in zip(paths, costs, strict=True):
+        check_files(path.with_suffix(".json"), cost, path.name)
     images = sum(cost["images"] for cost in costs)
     nfe = sum(cost["evaluations"] for cost in costs) / images
     return {
@@ -141,6 +145,7 @@ def run(files, settings: Settings) -> None:
             f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {vectors.shape[1]}; prepare it again"
         )
     chosen = config.what(STAGE, dataclasses.asdict(settings))
+    measured_by = scored_by | ({"reference": sha256(files.ref)} if Path(files.ref).suffix == ".npz" else {})
     record = {
         **features.compare(vectors, reference, settings.neighbours),
         **score,
@@ -149,8 +154,8 @@ def run(files, settings: Settings) -> None:
         "features": extract.name,
         "reference": {"source": reference.source, "images": reference.n},
         "provenance": provenance(
-            STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **scored_by
+            STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **measured_by
         ),
     }
     with writing(output) as aside:
-        aside.write_bytes(json_bytes(record))
+        aside.write_bytes(sealed_json(record))

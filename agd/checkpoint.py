@@ -1,6 +1,7 @@
 """Training's checkpoint: one safetensors file with the adapters, the optimiser and where training stood."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agd.artifacts import writing
+from agd.errors import UserError
 
 
 @dataclasses.dataclass
@@ -29,21 +31,44 @@ def save(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, prog
     tensors = {f"adapters/{name}": value for name, value in adapters.state_dict().items()}
     for name, parameter in adapters.named_parameters():
         tensors |= {f"{moment}/{name}": optimizer.state[parameter][moment] for moment in _MOMENTS}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata = {"identity": identity, "progress": json.dumps(dataclasses.asdict(progress))}
     with writing(path) as aside:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, aside, metadata)
+        save_file(tensors, aside, metadata | {"sha256": _digest(tensors, metadata)})
+
+
+def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """sha256 of all that a checkpoint holds; in the file itself, so that both are replaced in one stroke."""
+    hasher = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, values in sorted(tensors.items()):
+        hasher.update(f"{name} {values.dtype} {list(values.shape)}".encode())
+        hasher.update(values.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a checkpoint. Raises UserError, naming the file, if it is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; make it first, or check the path") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
+    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+        raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
+    return tensors, metadata
 
 
 def load(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> Progress | None:
     """Take up a checkpoint of the same training (same settings, data, base and version, in `identity`), or return None
     if there is none, or one of another training, or a damaged one: then training begins anew, which costs only time."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["identity"] != identity:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except (FileNotFoundError, SafetensorError):
+        tensors, metadata = read(path)
+    except UserError:
+        return None
+    if metadata["identity"] != identity:
         return None
     adapters.load_state_dict(
         {name.removeprefix("adapters/"): v for name, v in tensors.items() if name.startswith("adapters/")}

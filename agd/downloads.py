@@ -45,14 +45,19 @@ def fetch(url: str, path: str | Path, key: str) -> None:
             f"{key}: {url} can't be downloaded ({_reason(error)}); run again to go on, or fetch it and give its path"
         ) from None
     kind, expected = KNOWN[url].split(":")
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
+    found = checksum(part, kind)
     if found != expected:
         part.unlink()
         raise UserError(
             f"{key}: {url} gave a file whose {kind} is {found} and not {expected}; run again, or fetch it and give its path"
         )
     os.replace(part, path)
+
+
+def checksum(path: Path, kind: str) -> str:
+    """Hexadecimal checksum of a file, md5 or sha256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def _continue(url: str, part: Path) -> None:

@@ -1,6 +1,7 @@
 """Feature extractors: images in, vectors out. And a reference's statistics, computed once."""
 
 import dataclasses
+import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -12,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 from agd import downloads, metrics
-from agd.artifacts import sha256, writing
+from agd.artifacts import check_if_sealed, sha256, write_zip
 from agd.errors import UserError
 from agd.images import iterate_images, list_images
 from agd.progress import progress
+from agd.records import check_files, read_sealed
 
 INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
 DIGIT_FEATURES = 64
@@ -74,6 +76,8 @@ def _digits(weights: str, device: torch.device) -> Extractor:
         model.load_state_dict(load_file(_existing(weights)))
     except (RuntimeError, SafetensorError):
         raise UserError(f"features_weights: {weights} doesn't hold the digits classifier; train it again") from None
+    record = Path(weights).with_suffix(".json")
+    check_files(record, read_sealed(record), Path(weights).name)
     return Extractor("digits-classifier", sha256(weights), digit_tensor, model.eval().to(device), device)
 
 
@@ -172,10 +176,14 @@ def compute_reference(source: str, extract: Extractor, max_features: int, batch_
 
 
 def write_reference(path: str | Path, reference: Reference) -> None:
-    """Write a reference as .npz (docs/artifacts.md lists its arrays)."""
-    arrays = {k: v for k, v in dataclasses.asdict(reference).items() if v is not None}
-    with writing(path) as aside, open(aside, "wb") as file:
-        np.savez(file, **arrays)
+    """Write a reference as .npz (docs/artifacts.md lists its arrays), which is a zip: a sealed one."""
+    write_zip(path, [(f"{k}.npy", _npy(v)) for k, v in dataclasses.asdict(reference).items() if v is not None])
+
+
+def _npy(value) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
+    return buffer.getvalue()
 
 
 def read_reference(path: str | Path) -> Reference:
@@ -183,6 +191,8 @@ def read_reference(path: str | Path) -> Reference:
 
     Raises UserError, naming the file, if it is damaged or no such statistics.
     """
+    if Path(path).is_file():
+        check_if_sealed(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mu, sigma = arrays["mu"], arrays["sigma"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from agd.artifacts import open_zip, write_zip, writing
+from agd.artifacts import check_if_sealed, open_zip, write_zip, writing
 from agd.errors import UserError
 from agd.provenance import json_bytes
 
@@ -46,11 +46,13 @@ def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
 
 
 def list_images(source: str | Path) -> list[str]:
-    """Names of the images in a folder (in depth) or a zip, sorted. Raises UserError if there are none."""
+    """Names of the images in a folder (in depth) or a zip, sorted. Raises UserError if there are none, or if it is a
+    damaged zip of ours."""
     source = Path(source)
     if source.is_dir():
         names = [str(file.relative_to(source)) for file in source.rglob("*") if file.suffix.lower() in _SUFFIXES]
     elif source.is_file() and zipfile.is_zipfile(source):
+        check_if_sealed(source)
         with zipfile.ZipFile(source) as archive:
             names = [name for name in archive.namelist() if Path(name).suffix.lower() in _SUFFIXES]
     elif source.exists():

@@ -13,9 +13,11 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from agd.artifacts import writing
+from agd.artifacts import check_if_sealed, writing
 from agd.cli import door
 from agd.errors import UserError
+from agd.provenance import provenance
+from agd.records import RECORD, sealed_json, vouch
 from agd.sampling import seed_of
 
 STAGE = "prepare_prompts"
@@ -67,6 +69,7 @@ def _read(source: Path, name: str) -> bytes:
         return found[0].read_bytes()
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; {_WANTED}")
+    check_if_sealed(source)
     try:
         with zipfile.ZipFile(source) as archive:
             found = [place for place in places if place in archive.namelist()]
@@ -92,7 +95,7 @@ def draw_per_image(captions: list[Caption], seed: int) -> list[str]:
 
 
 def run(files, settings: Settings) -> None:
-    """Write trajectories.txt and samples.txt, one prompt per line."""
+    """Write trajectories.txt and samples.txt, one prompt per line, and provenance.json, which vouches for them."""
     source = Path(files.captions)
     training, validation = read_captions(source, TRAINING), read_captions(source, VALIDATION)
     if len(training) < settings.num_prompts:
@@ -103,9 +106,13 @@ def run(files, settings: Settings) -> None:
         "trajectories": draw(training, settings.num_prompts, settings.seed),
         "samples": draw_per_image(validation, settings.seed),
     }
+    folder = Path(files.output_dir)
     for name, prompts in drawn.items():
-        with writing(Path(files.output_dir) / f"{name}.txt") as aside:
+        with writing(folder / f"{name}.txt") as aside:
             aside.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+    made = provenance(STAGE, dataclasses.asdict(settings), "cpu")
+    with writing(folder / RECORD) as aside:
+        aside.write_bytes(sealed_json({"provenance": made, "files": vouch(folder, [f"{name}.txt" for name in drawn])}))
 
 
 main = door(STAGE)

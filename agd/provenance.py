@@ -68,7 +68,10 @@ def _content_hash(file: Path) -> str:
 def read_json(path: Path) -> dict:
     """Read a JSON object, or raise a UserError that names the file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; make it first, or check the path") from None
     except (ValueError, IsADirectoryError):

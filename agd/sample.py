@@ -18,7 +18,8 @@ from agd.errors import UserError
 from agd.guidance import guide
 from agd.images import to_pil, write_grid, write_images
 from agd.progress import progress
-from agd.provenance import digest, json_bytes, provenance
+from agd.provenance import digest, provenance
+from agd.records import sealed_json, vouch
 from agd.sampling import Counter, denoise, generators, in_turn, noise
 
 STAGE = "sample"
@@ -126,11 +127,11 @@ def run(files, settings: Settings, family) -> None:
             indices = list(range(first, min(first + size, stop)))
             images, cost = sample_chunk(model, settings, files.guidance, files.seed, indices, subjects, bar)
             path = folder / f"{first:06d}.zip"
-            with writing(path.with_suffix(".json")) as aside:
-                aside.write_bytes(json_bytes(cost))
             names = [f"{i:06d}" for i in indices]
             shown = dict(zip(names, in_turn(subjects, indices), strict=True))
             write_images(path, images, names, {"provenance": record, "subjects": shown})
+            with writing(path.with_suffix(".json")) as aside:
+                aside.write_bytes(sealed_json({**cost, "files": vouch(folder, [path.name])}))
             if first == files.first and files.count is None:
                 first_ones = [to_pil(image) for image in images[: 4 * settings.columns]]
                 rows = [first_ones[i : i + settings.columns] for i in range(0, len(first_ones), settings.columns)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,13 +13,17 @@ from agd.adapters import AdapterConfig
 from agd.artifacts import make_folder, writing
 from agd.errors import UserError
 from agd.hooks import Adapters, Anatomy, attach, detach, layer_widths, used_widths
-from agd.provenance import json_bytes, read_json
+from agd.provenance import read_json
+from agd.records import check_files, read_sealed, sealed_json, vouch
 
 WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
 
 
-def save(adapters: Adapters, folder: str | Path, record: dict) -> None:
-    """Write the weights, and beside them the configuration, the base's shape and `record` (sizes, provenance ...)."""
+def save(adapters: Adapters, folder: str | Path, record: dict, beside: Iterable[str] = ()) -> None:
+    """Write the weights, and beside them the configuration, the base's shape and `record` (sizes, provenance ...).
+
+    The configuration vouches for the weights, and for the files of the folder that `beside` names.
+    """
     folder = make_folder(folder)
     shape = {"layers": adapters.layer_widths, "features": adapters.feature_widths}
     description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": shape}
@@ -27,16 +32,15 @@ def save(adapters: Adapters, folder: str | Path, record: dict) -> None:
         metadata = {"agd": json.dumps(description, sort_keys=True)}
         save_file({k: v.detach().cpu().contiguous() for k, v in adapters.state_dict().items()}, aside, metadata)
     with writing(folder / CONFIG) as aside:
-        aside.write_bytes(json_bytes(description))
+        aside.write_bytes(sealed_json({**description, "files": vouch(folder, [WEIGHTS, *beside])}))
 
 
 def read_description(folder: str | Path) -> dict:
-    """The `config.json` of a saved adapter, checked to be one. Raises UserError that names the file."""
+    """The `config.json` of a saved adapter, checked to be one and unchanged. Raises UserError that names the file."""
     path = Path(folder) / CONFIG
-    description = read_json(path)
-    if not {"adapter", "base_shape"} <= set(description):
+    if not {"adapter", "base_shape"} <= set(read_json(path)):
         raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
-    return description
+    return read_sealed(path)
 
 
 def locate(name: str | Path) -> Path:
@@ -77,24 +81,28 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
             f"{folder}: made for a base of another shape ({_shape_words(description['base_shape'])}) than "
             f"this one ({_shape_words(here)}); give the base it was trained on, or a fine-tune of it"
         )
-    weights = _read_weights(path)
+    weights = read_weights(folder, description)
     adapters = attach(denoiser, config, anatomy, freeze=False)
     try:
         adapters.load_state_dict(weights)
     except RuntimeError:
         detach(denoiser)
         raise UserError(f"{path}: doesn't fit the {CONFIG} beside it; train the adapter again") from None
-    adapters.record = {k: v for k, v in description.items() if k not in ("adapter", "base_shape")}
+    adapters.record = {k: v for k, v in description.items() if k not in ("adapter", "base_shape", "files")}
     adapters.source = Path(folder).resolve()
     return adapters.eval()
 
 
-def _read_weights(path: Path) -> dict:
+def read_weights(folder: str | Path, description: dict) -> dict:
+    """The tensors of a saved adapter by name, checked against the configuration beside them (`description`).
+
+    Raises UserError, naming the file, if it is missing, damaged or another adapter's.
+    """
+    path = Path(folder) / WEIGHTS
     try:
+        check_files(Path(folder) / CONFIG, description, WEIGHTS)
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; train the adapter first, or check the path") from None
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); delete it and train again") from None
 

@@ -14,7 +14,8 @@ from agd.artifacts import make_folder, writing
 from agd.cli import door
 from agd.errors import UserError
 from agd.images import read_images, write_grid
-from agd.provenance import json_bytes, provenance, read_json
+from agd.provenance import provenance, read_json
+from agd.records import check_files, read_sealed, sealed_json, vouch
 
 STAGE = "tabulate"
 _MEASURED = ("fid", "kid", "precision", "recall", "nfe", "seconds_per_image")
@@ -119,7 +120,9 @@ def draw_training(path: Path, tables: list[Path]) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
     top = 0.0
     for file in tables:
-        seed = read_json(file.with_name("config.json"))["provenance"]["seed"]
+        description = store.read_description(file.parent)
+        check_files(file.with_name(store.CONFIG), description, file.name)
+        seed = description["provenance"]["seed"]
         rows = pandas.read_csv(file)
         (line,) = axes.plot(rows.step, rows.loss, label=f"adapter, seed {seed}")
         axes.axhline(rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}")
@@ -133,10 +136,18 @@ def draw_training(path: Path, tables: list[Path]) -> None:
 
 def read_metrics(path: str) -> dict:
     """What `calculate_metrics` wrote. Raises UserError, naming the file, if it is something else."""
-    found = read_json(Path(path))
-    if not {*_MEASURED, *_SHARED, "provenance"} <= set(found):
+    if not {*_MEASURED, *_SHARED, "provenance"} <= set(read_json(path)):
         raise UserError(f"{path}: not a file of metrics; give what calculate_metrics wrote")
-    return found
+    return read_sealed(path)
+
+
+def check_one_base(paths: list[str], measured: list[dict], adapter: dict) -> None:
+    """Raise a UserError that names the first metrics of samples of another base model than the adapter's."""
+    for path, metrics in zip(paths, measured, strict=True):
+        if metrics["provenance"]["samples"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
+            raise UserError(
+                f"{path}: measures samples of another base model than the adapter's; delete it and calculate it again"
+            )
 
 
 def run(files, settings: Settings) -> None:
@@ -144,14 +155,17 @@ def run(files, settings: Settings) -> None:
     if files.columns < 1:
         raise UserError(f"--columns: {files.columns} must be 1 or more")
     measured = [read_metrics(path) for path in files.metrics]
-    record = gather(files.name, measured, store.read_description(files.adapter))
+    adapter = store.read_description(files.adapter)
+    check_one_base(files.metrics, measured, adapter)
+    record = gather(files.name, measured, adapter)
     folder = make_folder(files.output_dir)
     draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns)
     draw_training(folder / "training.png", [Path(path) for path in files.training])
     text = table(record)
-    for name, data in (("fid.txt", f"{text}\n".encode()), ("fid.json", json_bytes(record))):
-        with writing(folder / name) as aside:
-            aside.write_bytes(data)
+    with writing(folder / "fid.txt") as aside:
+        aside.write_bytes(f"{text}\n".encode())
+    with writing(folder / "fid.json") as aside:
+        aside.write_bytes(sealed_json({**record, "files": vouch(folder, ["fid.txt", "samples.png", "training.png"])}))
     print(text)
 
 

@@ -30,7 +30,7 @@ from agd.provenance import digest, provenance
 from agd.sampling import seed_of
 
 STAGE = "train"
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, TABLE = "checkpoint.safetensors", "training.csv"
 _BASE_LOSS_PAIRS = 1024
 
 
@@ -225,7 +225,7 @@ def run(files, settings: Settings, family) -> None:
     if accelerator.is_main_process:
         if not all(np.isfinite(row["loss"]) for row in at.rows):
             raise UserError("loss: not finite; lower --learning-rate, or use --dtype bfloat16 or float32")
-        write_table(folder / "training.csv", at.rows, base_loss)
+        write_table(folder / TABLE, at.rows, base_loss)
         figures = {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base_loss}
         record = {
             "size": size(model.denoiser),
@@ -235,7 +235,7 @@ def run(files, settings: Settings, family) -> None:
             "provenance": made,
         }
         adapters.eval()
-        store.save(adapters, folder, record)
+        store.save(adapters, folder, record, beside=[TABLE])
         saved.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()

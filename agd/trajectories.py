@@ -134,37 +134,11 @@ class Pairs:
         in_memory = sum(path.stat().st_size for path in self.paths) <= memory_bytes
         self.shards = [read(path, pairs=in_memory) for path in self.paths]
         self.provenance = self.shards[0].provenance
-        self._check_together()
+        check_together(self.paths, self.shards)
         self.index = np.concatenate([shard.index for shard in self.shards])
         self.steps = self.shards[0].pairs.shape[1]
         self._opened: dict[tuple[int, int], zarr.Array] = {}
         self._starts = np.cumsum([0] + [len(shard.index) for shard in self.shards])
-
-    def _check_together(self) -> None:
-        first, seen = self.shards[0], {}
-        for path, shard in zip(self.paths, self.shards, strict=True):
-            if shard.provenance["base"]["fingerprint"] != first.provenance["base"]["fingerprint"]:
-                raise UserError(
-                    f"{path}: sampled from another base model than {self.paths[0]}; train on shards of one base"
-                )
-            ours, theirs = (_comparable(s.provenance) for s in (first, shard))
-            if ours != theirs or shard.pairs.shape[1:] != first.pairs.shape[1:]:
-                keys = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
-                raise UserError(
-                    f"{path}: sampled with other settings ({', '.join(keys)}) than {self.paths[0]}; sample it again"
-                )
-            for index in shard.index.tolist():
-                if index in seen:
-                    raise UserError(
-                        f"{path}: trajectory {index} is in {seen[index]} too; delete the file that is left over"
-                    )
-                seen[index] = path
-        missing = sorted(set(range(min(seen), max(seen) + 1)) - set(seen))
-        if missing:
-            raise UserError(
-                f"{self.paths[0].parent / shard_name(missing[0])}: missing (no shard holds trajectory {missing[0]}); "
-                f"sample it again with --first {missing[0]}"
-            )
 
     def __len__(self) -> int:
         return self._starts[-1] * self.steps
@@ -195,6 +169,30 @@ class Pairs:
         if key not in self._opened:
             self._opened[key] = zarr.open_group(ZipStore(self.paths[number], mode="r"), mode="r")["pairs"]
         return self._opened[key]
+
+
+def check_together(paths: Sequence[Path], shards: Sequence[Shard]) -> None:
+    """Raise a UserError, naming the file, unless shards are of one study, each trajectory once, none left out."""
+    first, seen = shards[0], {}
+    for path, shard in zip(paths, shards, strict=True):
+        if shard.provenance["base"]["fingerprint"] != first.provenance["base"]["fingerprint"]:
+            raise UserError(f"{path}: sampled from another base model than {paths[0]}; train on shards of one base")
+        ours, theirs = (_comparable(s.provenance) for s in (first, shard))
+        if ours != theirs or shard.pairs.shape[1:] != first.pairs.shape[1:]:
+            keys = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+            raise UserError(f"{path}: sampled with other settings ({', '.join(keys)}) than {paths[0]}; sample it again")
+        for index in shard.index.tolist():
+            if index in seen:
+                raise UserError(
+                    f"{path}: trajectory {index} is in {seen[index]} too; delete the file that is left over"
+                )
+            seen[index] = path
+    missing = sorted(set(range(min(seen), max(seen) + 1)) - set(seen))
+    if missing:
+        raise UserError(
+            f"{paths[0].parent / shard_name(missing[0])}: missing (no shard holds trajectory {missing[0]}); "
+            f"sample it again with --first {missing[0]}"
+        )
 
 
 def _comparable(provenance: dict) -> dict:

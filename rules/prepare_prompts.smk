@@ -4,6 +4,7 @@ rule prepare_prompts:
     output:
         trajectories="results/{model}/prompts/trajectories.txt",
         samples="results/{model}/prompts/samples.txt",
+        record="results/{model}/prompts/provenance.json",
     log:
         "results/logs/prepare_prompts/{model}.log",
     benchmark:

@@ -24,6 +24,7 @@ from agd.clip_score import clip_score
 from agd.digits.data import PHRASINGS, WORDS, captions, digits
 from agd.errors import UserError
 from agd.images import write_images
+from agd.records import sealed_json, vouch
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -433,7 +434,8 @@ def study(tmp_path):
             names = [f"{i:06d}" for i in range(first, first + 5)]
             shown = {"subjects": dict(zip(names, subjects[first : first + 5], strict=True))}
             write_images(tmp_path / f"{first}.zip", pixels[first : first + 5], names, {"provenance": made} | shown)
-            (tmp_path / f"{first}.json").write_text(json.dumps({"images": 5, "evaluations": 10, "seconds": 1}))
+            cost = {"images": 5, "evaluations": 10, "seconds": 1, "files": vouch(tmp_path, [f"{first}.zip"])}
+            (tmp_path / f"{first}.json").write_bytes(sealed_json(cost))
         files = ["--samples", tmp_path / "0.zip", tmp_path / "5.zip", "--ref", tmp_path / "real.zip"]
         files += ["--output", tmp_path / "metrics.json"]
         return [*files, "--features-weights", tmp_path / "classifier.safetensors", "--device", "cpu", "--batch-size", 4]

@@ -13,6 +13,8 @@ import yaml
 from conftest import command
 from PIL import Image
 
+from agd import explain, verify
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -219,6 +221,38 @@ def test_the_real_model_names_what_it_lacks(tmp_path):
     done = snakemake(folder, "--cores", "1", "results/dit/fid.json", check=False)
     assert done.returncode != 0
     assert "agd: error: models.dit.base_model: 'facebook/DiT-XL-2-256' is neither" in done.stderr
+
+
+def test_explain_says_why_and_what_with(finished, base, classifier, monkeypatch, capsys):
+    monkeypatch.chdir(finished)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    given = ["results/tiny/seed0/adapters/agd", "--configfile", write(finished, study(base, classifier))]
+    explain.main(list(map(str, given)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "results/tiny/seed0/adapters/agd: is up to date"
+    assert "  made by train, version 1" in lines
+    assert any(line.startswith(f"  base: {base}, revision none, ") for line in lines)
+    write(finished, study(base, classifier, train__steps=5))
+    explain.main(list(map(str, given)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "results/tiny/seed0/adapters/agd: would be made again, because"
+    assert lines[1].endswith("setting steps was 4 and is now 5")
+
+
+def test_what_verify_names_is_mended_by_what_it_says(finished, base, classifier, monkeypatch):
+    monkeypatch.chdir(finished)
+    shard = finished / "results/tiny/seed0/trajectories/guided/000006.zarr.zip"
+    whole = shard.read_bytes()
+    assert verify.bad(finished / "results")[1] == {}
+    shard.write_bytes(whole[:-1])
+    (line,) = verify.bad(finished / "results")[1].values()
+    name = re.search("; delete it, then run: snakemake (.*)", line)[1]
+    shard.unlink()
+    configuration = write(finished, study(base, classifier))
+    snakemake(finished, "--cores", "1", "--configfile", configuration, targets=(name,))
+    assert shard.read_bytes() == whole
+    assert verify.bad(finished / "results")[1] == {}
+    assert plan(finished, study(base, classifier)) == {}
 
 
 def test_a_printed_command_can_be_pasted(finished, base, classifier):

@@ -24,7 +24,8 @@ from agd.cli import door
 from agd.digits.architectures import ARCHITECTURES, autoencoder
 from agd.digits.data import captions, digits
 from agd.progress import progress
-from agd.provenance import json_bytes, provenance
+from agd.provenance import provenance
+from agd.records import RECORD, sealed_json, vouch
 
 logging.disable_progress_bar()  # a stage shows one bar of its own
 
@@ -120,11 +121,13 @@ def run(files, settings: Settings) -> None:
 
 
 def publish(pipe: DiffusionPipeline, folder: Path, made: dict) -> None:
-    """Save aside, then move each file to its final name, the index last: without it the folder opens as no pipeline."""
+    """Save aside, with a record that vouches for every file, then move each to its final name, the index last: without
+    it the folder opens as no pipeline."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
         pipe.save_pretrained(aside)
-        (Path(aside) / "provenance.json").write_bytes(json_bytes({"provenance": made}))
         names = [file.relative_to(aside) for file in Path(aside).rglob("*") if file.is_file()]
+        (Path(aside) / RECORD).write_bytes(sealed_json({"provenance": made, "files": vouch(aside, map(str, names))}))
+        names.append(Path(RECORD))
         for name in sorted(names, key=lambda name: (name.name == "model_index.json", name)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(aside) / name, folder / name)

@@ -16,7 +16,8 @@ from agd.cli import door
 from agd.digits.data import digits
 from agd.features import DigitsClassifier
 from agd.progress import progress
-from agd.provenance import json_bytes, provenance
+from agd.provenance import provenance
+from agd.records import sealed_json, vouch
 
 STAGE = "train_classifier"
 _TEST_PART = 0.2
@@ -60,17 +61,18 @@ def train(settings: Settings, device: torch.device) -> tuple[DigitsClassifier, f
 
 
 def run(files, settings: Settings) -> None:
-    """Write the weights, and `.json` beside them with the accuracy."""
+    """Write the weights, and `.json` beside them with the accuracy and their checksum."""
     device = devices.device(settings.device)
     output = Path(files.output)
     model, accuracy = train(settings, device)
     made = provenance(
         STAGE, {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}, devices.describe(device)
     )
-    with writing(output.with_suffix(".json")) as aside:
-        aside.write_bytes(json_bytes({"test_accuracy": accuracy, "provenance": made}))
     with writing(output) as aside:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, aside)
+    record = {"test_accuracy": accuracy, "provenance": made, "files": vouch(output.parent, [output.name])}
+    with writing(output.with_suffix(".json")) as aside:
+        aside.write_bytes(sealed_json(record))
 
 
 main = door(STAGE)

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from agd.errors import UserError
+from agd.records import check_folder
 
 
 def read(files) -> list[str]:
@@ -20,7 +21,8 @@ def read(files) -> list[str]:
 
 
 def read_file(path: str | None) -> list[str]:
-    """One prompt per line; empty lines are passed over. Raises UserError that names the file."""
+    """One prompt per line; empty lines are passed over. Raises UserError that names the file if it is none, or is not
+    as `prepare_prompts` wrote it."""
     if path is None:
         raise UserError("--prompt-file: missing; give a text file with one prompt per line")
     try:
@@ -29,6 +31,7 @@ def read_file(path: str | None) -> list[str]:
         raise UserError(f"--prompt-file: {path} is not a file; give a text file with one prompt per line") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--prompt-file: {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    check_folder(Path(path).parent, Path(path).name)
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise UserError(f"--prompt-file: {path} holds no prompts; write one per line")

@@ -1,0 +1,109 @@
+"""Artifacts against each other: what was made of one, and from it. Paths are absolute, so that a part of a study can be
+looked at by itself."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agd import store, trajectories
+from agd.artifacts import seal_of, sha256
+from agd.errors import UserError
+from agd.provenance import digest
+from agd.records import RECORD
+
+Found = dict[Path, object]  # what each good artifact holds
+
+
+def want(right: bool, path: Path, problem: str) -> None:
+    """Raise a UserError that names the artifact, unless it is right."""
+    if not right:
+        raise UserError(f"{path}: {problem}")
+
+
+def neighbours(found: Found) -> Iterator[Callable[[], None]]:
+    """Checks of artifacts against each other, each to be called: it raises a UserError that names the one to remake."""
+    folders = sorted({path.parent for path in found})
+    for folder in folders:
+        here = {path: record for path, record in found.items() if path.parent == folder}
+        if all(isinstance(record, trajectories.Shard) for record in here.values()):
+            yield lambda here=here, folder=folder: _check_shards(folder, here, found)
+        elif folder.parent.name == "adapters" and folder / store.CONFIG in here:
+            yield lambda folder=folder: _check_adapter(folder / store.CONFIG, found)
+        elif folder.parents[2].name == "samples":
+            zips = {path: record for path, record in here.items() if path.suffix == ".zip"}
+            yield lambda zips=zips: _check_samples(zips, found)
+        elif folder.parents[1].name == "metrics":
+            yield from (lambda path=path: _check_metrics(path, found) for path in here)
+        if folder / "fid.json" in here:
+            yield from (
+                lambda path=path, made=made: _check_row(path, made, found) for path, made in _rows(folder, here)
+            )
+
+
+def _check_shards(folder: Path, here: Found, found: Found) -> None:
+    base = found.get(folder.parents[2] / "base" / RECORD)
+    for path, shard in here.items():
+        same = base is None or base["fingerprint"] == shard.provenance["base"]["fingerprint"]
+        want(same, path, "sampled from another base model than the one in base/")
+    trajectories.check_together(list(here), list(here.values()))
+
+
+def _check_adapter(path: Path, found: Found) -> None:
+    made = found[path]["provenance"]
+    folder = path.parents[2] / "trajectories" / "guided"
+    if not folder.is_dir():  # trajectories are large; whoever is done with them may have deleted them
+        return
+    shards = sorted(file for file in found if file.parent == folder)
+    missing = set(range(made["trajectories"]["number"])) - {i for file in shards for i in found[file].index.tolist()}
+    if missing:
+        raise UserError(f"{folder / trajectories.shard_name(min(missing))}: missing, while {path} was trained on it")
+    same = made["trajectories"]["sha256"] == digest(map(seal_of, shards))
+    want(same, path, f"trained on other trajectories than those in {folder}")
+
+
+def _check_samples(zips: Found, found: Found) -> None:
+    for path, manifest in zips.items():
+        made, first = manifest["provenance"], next(iter(zips.values()))["provenance"]
+        _, method, w, n = path.parent.parts[-4:]
+        chosen, seed = made["settings"], path.parents[4]
+        placed = (chosen["guidance_scale"], chosen["num_inference_steps"], f"seed{made['seed']}")
+        said = (float(w[1:]), int(n[1:]), seed.name)
+        want(placed == said, path, f"made with other settings ({placed}) than its path says")
+        alike = all(made.get(k) == first.get(k) for k in ("guidance", "settings", "stage_version", "subjects", "base"))
+        want(alike, path, "made otherwise than the first of its folder")
+        adapter = found.get(seed / "adapters" / method / store.CONFIG)
+        same = adapter is None or made.get("adapter") == adapter["provenance"]
+        want(same, path, f"sampled with another adapter than the one in adapters/{method}")
+        base = found.get(path.parents[5] / "base" / RECORD)
+        same = base is None or base["fingerprint"] == made["base"]["fingerprint"]
+        want(same, path, "sampled from another base model than the one in base/")
+
+
+def _check_metrics(path: Path, found: Found) -> None:
+    record = found[path]
+    reference = path.parents[4] / "reference.npz"
+    same = reference not in found or record["provenance"]["reference"] == sha256(reference)
+    want(same, reference, f"not the reference that {path} was calculated with")
+    folder = path.parents[3] / "samples" / path.parts[-3] / path.parts[-2] / path.stem
+    zips = sorted(file for file in found if file.parent == folder and file.suffix == ".zip")
+    if {file.stem for file in folder.glob("*.*")} != {file.stem for file in zips} or not zips:
+        return  # some are bad, which is said of them; or all were deleted, which may well be meant
+    number = sum(found[file]["number"] for file in zips)
+    right = number == record["num_samples"]
+    want(right, path, f"measures {record['num_samples']} images, while {folder} holds {number}")
+    same = record["provenance"]["samples"] == found[zips[0]]["provenance"]
+    want(same, path, f"measures other samples than those in {folder}")
+
+
+def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
+    """Of a fid.json: where the metrics of each method and seed are, and what it says of them."""
+    record = here[folder / "fid.json"]
+    for method, row in record["methods"].items():
+        w = "1" if method == "none" else f"{record['guidance_scale']:g}"
+        for seed, figures in row["per_seed"].items():
+            yield folder / f"seed{seed}/metrics/{method}/w{w}/n{record['num_inference_steps']}.json", figures
+
+
+def _check_row(path: Path, figures: dict, found: Found) -> None:
+    want(path in found, path, "missing or bad, and fid.json tells of it")
+    same = all(found[path].get(name) == value for name, value in figures.items())
+    want(same, path, "holds other figures than fid.json tells of it")

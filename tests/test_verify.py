@@ -1,0 +1,307 @@
+"""Nothing damaged is read in silence: every kind of artifact, every fault, by `agd.verify` and by the stage that reads it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import command
+
+from agd import train, verify
+from agd.errors import UserError
+from agd.provenance import read_json
+from agd.records import read_sealed, sealed_json
+from agd.sd.prompts import read_file
+
+MODEL, OTHER = Path("results/tiny"), Path("results/other")
+SEED = MODEL / "seed0"
+N3 = "w2/n3"
+CLASSIFIER = "results/digits/classifier.safetensors"
+WEIGHTS = ("--features", "digits-classifier", "--features-weights", CLASSIFIER, "--device", "cpu")
+TRAIN = ("--steps", 4, "--hidden-size", 8, "--batch-size", 8, "--checkpoint-interval", 2)
+METHODS = {"none": "w1/n3", "cfg": N3, "agd": N3}
+
+
+def make(model: Path, seed: int) -> None:
+    """A base and all that is made from it, as the rules lay it out."""
+    study, base = model / "seed0", model / "base"
+    command("train_base", "--output-dir", base, "--vae-steps", 2, "--steps", 2, "--seed", seed, family=None)
+    guided = study / "trajectories" / "guided"
+    few = ("--base-model", base, "--num-trajectories", 4, "--chunk-size", 2, "--num-inference-steps", 3)
+    command("sample_trajectories", *few, "--output-dir", guided)
+    command("train", "--dir", study / "adapters" / "agd", "--data-path", guided, "--base-model", base, *TRAIN)
+    prepare_reference(model / "reference.npz", "--max-features", 100 + seed)
+    for method, place in METHODS.items():
+        words = (
+            ("--guidance", "adapter", "--dir", study / "adapters" / "agd")
+            if method == "agd"
+            else ("--guidance", method)
+        )
+        words += ("--guidance-scale", place[1], "--num-inference-steps", 3, "--base-model", base, "--num-samples", 8)
+        # --count, as the rules give it: no picture of the first images
+        command("sample", *words, "--count", 8, "--output-dir", study / "samples" / method / place)
+        calculate(model, method, study / "metrics" / method / f"{place}.json")
+    tabulate(model, model)
+
+
+def prepare_reference(output: Path = Path("scratch/reference.npz"), *words) -> None:
+    command(
+        "prepare_reference",
+        "--reference",
+        "results/digits/images.zip",
+        "--output",
+        output,
+        *WEIGHTS,
+        *words,
+        family=None,
+    )
+
+
+def prepare_prompts(folder: Path = Path("scratch")) -> None:
+    words = ("--captions", "results/digits/annotations.zip", "--output-dir", folder)
+    command("prepare_prompts", *words, "--num-prompts", 5, family=None)
+
+
+def sample_trajectories() -> None:
+    few = ("--num-trajectories", 1, "--num-inference-steps", 1, "--output-dir", "scratch")
+    command("sample_trajectories", "--base-model", MODEL / "base", *few)
+
+
+def train_again(folder: str = "scratch") -> None:
+    shards = [SEED / "trajectories" / "guided" / f"{first:06d}.zarr.zip" for first in (0, 2)]
+    command("train", "--dir", folder, "--data-path", *shards, "--base-model", MODEL / "base", *TRAIN)
+
+
+def interrupt(folder: Path) -> None:
+    """Train until just before anything but the checkpoint is written."""
+
+    def stop(*words):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "write_table", stop)
+        with pytest.raises(SystemExit):
+            train_again(str(folder))
+
+
+def sample() -> None:
+    few = ("--num-samples", 1, "--num-inference-steps", 1, "--output-dir", "scratch/s")
+    command("sample", "--dir", SEED / "adapters" / "agd", "--base-model", MODEL / "base", *few)
+
+
+def calculate(model: Path = MODEL, method: str = "agd", output: Path = Path("scratch/metrics.json")) -> None:
+    samples = model / "seed0" / "samples" / method / METHODS[method] / "000000.zip"
+    command("calculate_metrics", "--samples", samples, "--ref", model / "reference.npz", "--output", output, *WEIGHTS)
+
+
+def tabulate(model: Path = MODEL, output: Path = Path("scratch")) -> None:
+    study = model / "seed0"
+    metrics = [study / "metrics" / method / f"{place}.json" for method, place in METHODS.items()]
+    samples = [study / "samples" / method / place / "000000.zip" for method, place in METHODS.items()]
+    adapter = study / "adapters" / "agd"
+    words = ("--name", model.name, "--metrics", *metrics, "--samples", *samples, "--training", adapter / "training.csv")
+    command("tabulate", *words, "--adapter", adapter, "--columns", 4, "--output-dir", output, family=None)
+
+
+def read_prompts() -> None:
+    read_file(str(MODEL / "prompts" / "trajectories.txt"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def finished(tmp_path_factory):
+    """Two tiny studies and an interrupted training, in the working directory. Each test puts back what it damaged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("study"))
+        zips = ("--output", "results/digits/images.zip", "--annotations", "results/digits/annotations.zip")
+        command("prepare_digits", *zips, family=None)
+        command("train_classifier", "--output", CLASSIFIER, "--steps", 2, family=None)
+        command("train_classifier", "--output", "scratch/classifier.safetensors", "--steps", 3, family=None)
+        for seed, model in enumerate((MODEL, OTHER)):
+            make(model, seed)
+        prepare_prompts(MODEL / "prompts")
+        interrupt(SEED / "adapters" / "half")
+        yield
+
+
+# kind: the file, what reads it (None: no stage does), and the file that takes its place (of the other model, where there is
+# one).
+SAMPLES, ADAPTER, BASE = SEED / "samples/agd" / N3, SEED / "adapters/agd", MODEL / "base"
+KINDS = {
+    "images": ("results/digits/images.zip", prepare_reference, SAMPLES / "000000.zip"),
+    "annotations": ("results/digits/annotations.zip", prepare_prompts, "results/digits/images.zip"),
+    "classifier": (CLASSIFIER, prepare_reference, "scratch/classifier.safetensors"),
+    "classifier's record": ("results/digits/classifier.json", prepare_reference, "scratch/classifier.json"),
+    "denoiser": (BASE / "transformer/diffusion_pytorch_model.safetensors", sample_trajectories, None),
+    "autoencoder": (BASE / "vae/diffusion_pytorch_model.safetensors", sample, None),
+    "base's index": (BASE / "model_index.json", sample_trajectories, BASE / "vae/config.json"),
+    "base's scheduler": (BASE / "scheduler/scheduler_config.json", sample_trajectories, BASE / "vae/config.json"),
+    "base's record": (BASE / "provenance.json", sample_trajectories, None),
+    "reference": (MODEL / "reference.npz", calculate, None),
+    "prompts": (MODEL / "prompts/trajectories.txt", read_prompts, MODEL / "prompts/samples.txt"),
+    "prompts' record": (MODEL / "prompts/provenance.json", read_prompts, BASE / "provenance.json"),
+    "shard": (SEED / "trajectories/guided/000002.zarr.zip", train_again, None),
+    "adapter": (ADAPTER / "adapter.safetensors", sample, None),
+    "adapter's record": (ADAPTER / "config.json", sample, None),
+    "training": (ADAPTER / "training.csv", tabulate, None),
+    "samples": (SAMPLES / "000000.zip", calculate, None),
+    "cost": (SAMPLES / "000000.json", calculate, None),
+    "metrics": (SEED / "metrics/agd/w2/n3.json", tabulate, None),
+    "comparison": (MODEL / "fid.json", None, None),
+    "table": (MODEL / "fid.txt", None, None),
+}
+# What no stage can tell by itself, and so `verify` does (docs/artifacts.md, "What is checked").
+UNSEEN = {
+    ("images", "swap"),  # any zip of images may be a reference
+    ("reference", "swap"),  # likewise
+    ("base's record", "delete"),  # a folder without a record is somebody else's model
+    ("prompts' record", "delete"),
+    ("prompts' record", "swap"),  # a record of other files
+}
+
+
+def damage(path: Path, fault: str, other: Path) -> None:
+    whole = path.read_bytes()
+    if fault == "flip":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif fault == "truncate":
+        path.write_bytes(whole[:-1])
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "swap":
+        shutil.copy(other, path)
+    else:
+        path.unlink()
+
+
+@pytest.fixture
+def spoil(capsys):
+    """spoil(path, fault, other): damage a file until the test ends; what was printed before is forgotten."""
+    damaged = []
+
+    def once(path, fault: str, other=None) -> Path:
+        path = Path(path)
+        damaged.append((path, path.read_bytes()))
+        damage(path, fault, Path(other or str(path).replace(str(MODEL), str(OTHER))))
+        capsys.readouterr()
+        return path
+
+    yield once
+    for path, whole in damaged:
+        path.write_bytes(whole)
+
+
+def said(stage, capsys) -> str:
+    """The one line with which a stage ends."""
+    try:
+        with pytest.raises(SystemExit) as stop:
+            stage()
+    except UserError as error:
+        return str(error)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize("fault", ["flip", "truncate", "delete", "swap", "empty"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_is_named(kind, fault, spoil, capsys):
+    file, stage, other = KINDS[kind]
+    path = spoil(file, fault, other)
+    _, lines = verify.bad(Path("results"))
+    # A file and the record that vouches for it are made by one job: naming either mends both.
+    named = {line.split(": ")[0] for line in lines.values()}
+    assert str(path) in named or any(name.startswith(f"{path.parent}/") for name in named), lines
+    assert all("; run: snakemake " in line or "; delete it, then run: snakemake " in line for line in lines.values())
+    if stage and (kind, fault) not in UNSEEN:
+        line = said(stage, capsys)
+        assert any(str(place) in line for place in (path, path.with_suffix(".json"), *path.parent.glob("*.*"))) or (
+            BASE in path.parents and str(BASE) in line
+        ), line
+
+
+def test_a_whole_study_is_said_to_be_whole(capsys):
+    with pytest.raises(SystemExit) as stop:
+        verify.main(["results"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 0
+    assert printed.out.splitlines()[0].endswith("all whole and in step")
+    assert "verify: " in printed.err
+
+
+def test_what_is_bad_is_printed_and_fails(spoil, capsys):
+    path = spoil(SAMPLES / "000000.zip", "flip")
+    with pytest.raises(SystemExit) as stop:
+        verify.main(["results/tiny"])
+    lines = capsys.readouterr().out.splitlines()
+    assert stop.value.code == 1
+    (line,) = (line for line in lines if line.startswith(f"{path}: damaged"))
+    assert line.endswith(f"; delete it, then run: snakemake {path}")
+    assert " bad" in lines[-1]
+
+
+@pytest.mark.parametrize("fault", ["flip", "truncate", "swap", "empty"])
+def test_a_bad_checkpoint_begins_anew(fault, spoil, capsys):
+    path = spoil(SEED / "adapters/half/checkpoint.safetensors", fault, other=CLASSIFIER if fault == "swap" else None)
+    _, lines = verify.bad(MODEL)
+    assert [line for line in lines.values() if line.startswith(f"{path}: ")]
+    interrupt(path.parent)
+    assert f"{path} belongs to another training or is damaged; beginning anew" in capsys.readouterr().out
+
+
+def test_a_record_notices_every_byte(tmp_path):
+    path = tmp_path / "record.json"
+    whole = sealed_json({"a": 1e-05, "b": ["é", None]})
+    for position in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << bit)]) + whole[position + 1 :])
+            with pytest.raises(UserError, match="record.json: (damaged|not a JSON file)"):
+                read_sealed(path)
+    path.write_bytes(whole)
+    assert read_sealed(path) == {"a": 1e-05, "b": ["é", None]}
+
+
+def test_figures_that_disagree_are_named(spoil, capsys):
+    path = spoil(SEED / "metrics/agd/w2/n3.json", "empty")
+    record = {**read_json(OTHER / "seed0/metrics/agd/w2/n3.json")}
+    record.pop("sha256")
+    path.write_bytes(sealed_json(record))
+    _, lines = verify.bad(MODEL)
+    assert "holds other figures than fid.json tells of it" in lines[str(path.absolute())]
+
+
+def test_a_missing_folder_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        verify.main(["nowhere"])
+    assert stop.value.code == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+SENTENCES = [
+    (
+        "Params have changed since last execution: Union of exclusive params before and now across all output: "
+        "before: '--steps 4 --learning-rate 0.001',1 now: '--steps 4 --learning-rate 0.5',2",
+        ["setting learning_rate was 0.001 and is now 0.5", "the stage's version was 1 and is now 2: its results changed"],
+    ),
+    ("Missing output files: results/a.json", ["it is missing: results/a.json"]),
+    ("Updated input files: a.zip, b.zip", ["contents of input files changed: a.zip, b.zip"]),
+    ("Input files updated by another job: a.zip", ["what it is made from will be made again: a.zip"]),
+    ("Set of input files has changed since last execution", ["other files go into it than before, such as more chunks"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "expected"), SENTENCES, ids=[case[0][:20] for case in SENTENCES])
+def test_reasons_become_sentences(reason, expected):
+    from agd.explain import sentences
+
+    assert sentences(reason) == expected
+
+
+@pytest.mark.parametrize("place", ["seed0/trajectories/guided/000000.zarr.zip", f"seed0/samples/agd/{N3}/000000.json",
+                                   "seed0/adapters/agd/config.json", "base/vae/config.json", "fid.json", "reference.npz"])  # fmt: skip
+def test_what_an_artifact_was_made_with(place):
+    from agd.explain import description, made_with
+
+    lines = description(made_with(MODEL / place))
+    assert place == "fid.json" or any(line.startswith("settings: ") for line in lines)
+    assert place == "reference.npz" or any(line.startswith("commit: ") for line in lines)
