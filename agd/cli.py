@@ -5,11 +5,13 @@ import argparse
 import importlib
 import inspect
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 
 from agd import config
 from agd.errors import UserError
+from agd.stopping import Terminated, at_once
 
 _SEED = ("--seed", dict(type=int, default=0, help="seed of the study (default: 0)"))
 _FIRST = ("--first", dict(type=int, default=0, help="index of the first one to make (default: 0)"))
@@ -98,24 +100,29 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
 
     family: the package whose `FAMILY` the stage works on. model: whose settings are the defaults; `--model` overrides.
     Exit status 2 and one line on a user's mistake; nothing heavy is imported before the command line is known to be good.
+    A scheduler's SIGTERM stops the stage as Ctrl-C does: one line, nothing half-written, status 143 (128 + 15).
     """
 
     def main(argv: list[str] | None = None) -> None:
         name = ".".join(filter(None, ["agd", "digits" if stage in _DIGITS else family, stage]))
         try:
-            files, settings = parse(stage, name, family, model, sys.argv[1:] if argv is None else argv)
-            module = importlib.import_module(f"agd.digits.{stage}" if stage in _DIGITS else f"agd.{stage}")
-            # A stage that reads only what others made asks for no family, and is spared importing one.
-            needed = "family" in inspect.signature(module.run).parameters
-            knows = {"family": importlib.import_module(f"agd.{family}.family").FAMILY} if needed else {}
-            others = dict.fromkeys(config.properties(stage))  # settings that are other families' alone: None
-            module.run(files, module.Settings(**others | settings), **knows)
+            with at_once():
+                files, settings = parse(stage, name, family, model, sys.argv[1:] if argv is None else argv)
+                module = importlib.import_module(f"agd.digits.{stage}" if stage in _DIGITS else f"agd.{stage}")
+                # A stage that reads only what others made asks for no family, and is spared importing one.
+                needed = "family" in inspect.signature(module.run).parameters
+                knows = {"family": importlib.import_module(f"agd.{family}.family").FAMILY} if needed else {}
+                others = dict.fromkeys(config.properties(stage))  # settings that are other families' alone: None
+                module.run(files, module.Settings(**others | settings), **knows)
         except UserError as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print(f"{name}: interrupted", file=sys.stderr)
             sys.exit(130)
+        except Terminated:
+            print(f"{name}: stopped by SIGTERM; the same command goes on", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
         except OSError as error:
             print(f"{name}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
             sys.exit(2)

@@ -1,8 +1,14 @@
-"""Names of devices and number formats -> torch's."""
+"""Names of devices and number formats -> torch's; what to do when a device is full."""
+
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from agd.errors import UserError
+
+Result = TypeVar("Result")
 
 
 def device(name: str) -> torch.device:
@@ -24,3 +30,21 @@ def dtype(name: str) -> torch.dtype:
 def describe(where: torch.device) -> str:
     """The device in words, for provenance: the kind of GPU, or `cpu`."""
     return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+
+
+def fitting(size: int, setting: str, work: Callable[[int], Result], alone: bool = True) -> tuple[Result, int]:
+    """work(size), with the size halved until the GPU has room; returns the size that fitted too.
+
+    setting: what the user knows the size as. alone: whether this process may choose a size of its own. Says in one line
+    that it was halved; raises UserError if it can't be.
+    """
+    while True:
+        # Left before the next try: what an exception's traceback holds on to is memory.
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return work(size), size
+        if size == 1 or not alone:
+            what_to_do = "free it, or take a larger one" if size == 1 else "set a smaller one"
+            raise UserError(f"{setting}: {size} at once is more than the GPU has room for; {what_to_do}")
+        print(f"{setting}: {size} at once is more than the GPU has room for; going on with {size // 2}", flush=True)
+        torch.cuda.empty_cache()
+        size //= 2

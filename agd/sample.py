@@ -20,7 +20,7 @@ from agd.images import to_pil, write_grid, write_images
 from agd.progress import progress
 from agd.provenance import digest, provenance
 from agd.records import sealed_json, vouch
-from agd.sampling import Counter, denoise, generators, in_turn, noise
+from agd.sampling import Counter, denoise, generators, in_batches, in_turn, noise
 
 STAGE = "sample"
 
@@ -76,17 +76,17 @@ def sample_chunk(
 ) -> tuple[np.ndarray, dict]:
     """Images (n, channels, H, W) uint8 of these indices, and what they cost: evaluations of the denoiser per image,
     counted, and seconds per image, denoising and decoding."""
-    images, seconds = [], 0.0
-    with Counter(model.denoiser) as counter:
-        for first in range(0, len(indices), settings.batch_size):
-            batch = indices[first : first + settings.batch_size]
-            started = time.perf_counter()
+
+    def images_of(batch: list[int]) -> tuple[np.ndarray, int, float]:
+        started = time.perf_counter()
+        with Counter(model.denoiser) as counter:
             for latents_BCHW in sample_batch(model, settings, guidance, seed, batch, subjects):
                 bar.update(len(batch))
                 last_BCHW = latents_BCHW
-            images.append(model.images(last_BCHW).cpu().numpy())
-            seconds += time.perf_counter() - started
-    cost = {"images": len(indices), "evaluations": counter.evaluations, "seconds": seconds}
+        return model.images(last_BCHW).cpu().numpy(), counter.evaluations, time.perf_counter() - started
+
+    images, evaluations, seconds = zip(*in_batches(indices, settings.batch_size, images_of, bar), strict=True)
+    cost = {"images": len(indices), "evaluations": sum(evaluations), "seconds": sum(seconds)}
     return np.concatenate(images), cost
 
 

@@ -20,7 +20,7 @@ from agd.errors import UserError
 from agd.guidance import guide
 from agd.progress import progress
 from agd.provenance import digest, provenance
-from agd.sampling import denoise, generators, in_turn, noise, uniform
+from agd.sampling import denoise, generators, in_batches, in_turn, noise, uniform
 
 STAGE = "sample_trajectories"
 
@@ -75,13 +75,15 @@ def _array(values: torch.Tensor) -> np.ndarray:
 
 def sample_shard(model, settings: Settings, seed: int, indices: list[int], subjects: list, bar) -> trajectories.Shard:
     """The trajectories of these indices as one shard, sampled in batches; `bar` is told of each step."""
-    parts = []
-    for start in range(0, len(indices), settings.batch_size):
+
+    def steps_of(batch: list[int]) -> list[dict[str, np.ndarray]]:
         steps = []
-        for step in sample_batch(model, settings, seed, indices[start : start + settings.batch_size], subjects):
+        for step in sample_batch(model, settings, seed, batch, subjects):
             steps.append(step)
-            bar.update(len(step["pair"]))
-        parts.append(steps)
+            bar.update(len(batch))
+        return steps
+
+    parts = list(in_batches(indices, settings.batch_size, steps_of, bar))
     first = [steps[0] for steps in parts]
     made = provenance(
         STAGE,

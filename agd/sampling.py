@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
+from agd.devices import fitting
+
 
 def seed_of(seed: int, purpose: str, index: int) -> int:
     """Seed of one sample: a function of the study's seed and the sample's index, never of its batch or chunk."""
@@ -26,6 +28,22 @@ def uniform(low: float, high: float, draw: Sequence[torch.Generator]) -> torch.T
 def in_turn(subjects: Sequence, indices: Sequence[int]) -> list:
     """The class or prompt of each sample: they take turns."""
     return [subjects[i % len(subjects)] for i in indices]
+
+
+def in_batches(indices: list[int], batch_size: int, work: Callable[[list[int]], object], bar) -> Iterator:
+    """work(batch) of one batch after the other. A batch that the GPU has no room for is halved, and so are those after
+    it; `bar`, which work moves on, goes back for what is done again."""
+    first, size = 0, batch_size
+    while first < len(indices):
+        reached = bar.n
+
+        def attempt(number: int):
+            bar.update(reached - bar.n)  # noqa: B023, called within the loop's turn
+            return work(indices[first : first + number])  # noqa: B023
+
+        done, size = fitting(min(size, len(indices) - first), "batch_size", attempt)
+        first += size
+        yield done
 
 
 def noise(shape: Sequence[int], draw: Sequence[torch.Generator]) -> torch.Tensor:

@@ -28,6 +28,7 @@ from agd.hooks import attach, enable_gradient_checkpointing, size
 from agd.progress import progress
 from agd.provenance import digest, provenance
 from agd.sampling import seed_of
+from agd.stopping import Terminated, when_asked
 
 STAGE = "train"
 CHECKPOINT, TABLE = "checkpoint.safetensors", "training.csv"
@@ -108,10 +109,14 @@ def micro_batches(batch: dict[str, torch.Tensor], size: int) -> Iterator[tuple[d
 def unadapted_loss(distillation: Distillation, pairs: trajectories.Pairs, settings: Settings, seed: int) -> float:
     """Mean squared error of the bare base model over pairs drawn by the seed: the line to beat."""
     generator = torch.Generator().manual_seed(seed_of(seed, "base loss", 0))
-    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator).split(settings.micro_batch_size)
+    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator)
     device = distillation.model.device
-    losses = [distillation(on(default_collate([pairs[i] for i in part]), device)).item() * len(part) for part in chosen]
-    return sum(losses) / _BASE_LOSS_PAIRS
+
+    def mean(size: int) -> float:
+        parts = (on(default_collate([pairs[i] for i in part]), device) for part in chosen.split(size))
+        return sum(distillation(part).item() * len(part["x"]) for part in parts) / _BASE_LOSS_PAIRS
+
+    return devices.fitting(settings.micro_batch_size, "micro_batch_size", mean)[0]
 
 
 def train(
@@ -125,18 +130,25 @@ def train(
     accelerator,
 ):
     """The loop: yields the progress after each step."""
-    at = start
+    at, size = start, settings.micro_batch_size
     for step, batch in zip(range(at.step, settings.steps), loader, strict=True):
-        torch.manual_seed(seed_of(seed, f"dropout {accelerator.process_index}", step))
+
+        def gradients(size: int) -> torch.Tensor:
+            """Of the step's whole batch, from the start, in parts of `size`; returns the loss."""
+            torch.manual_seed(seed_of(seed, f"dropout {accelerator.process_index}", step))  # noqa: B023, called below
+            optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=accelerator.device)
+            for part, share in micro_batches(on(batch, accelerator.device), size):  # noqa: B023
+                adapters.current.guidance_scale = part["guidance_scale"]
+                loss = distill(part) * share
+                accelerator.backward(loss)
+                total += loss.detach()
+            return total
+
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=accelerator.device)
-        for part, share in micro_batches(on(batch, accelerator.device), settings.micro_batch_size):
-            adapters.current.guidance_scale = part["guidance_scale"]
-            loss = distill(part) * share
-            accelerator.backward(loss)
-            total += loss.detach()
+        # Several processes add up their gradients part by part: none may change the number of parts alone.
+        total, size = devices.fitting(size, "micro_batch_size", gradients, alone=accelerator.num_processes == 1)
         optimizer.step()
         at.step = step + 1
         at.recent.append(accelerator.reduce(total, "mean").item())
@@ -214,13 +226,17 @@ def run(files, settings: Settings, family) -> None:
     )
     adapters.train()
     distill = accelerator.prepare(distillation)
-    with progress(None, STAGE, total=settings.steps, initial=start.step) as bar:
+    with when_asked() as to_stop, progress(None, STAGE, total=settings.steps, initial=start.step) as bar:
         for at in train(distill, adapters, optimizer, loader, settings, files.seed, start, accelerator):
             bar.update()
             if at.rows:
                 bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)
-            if accelerator.is_main_process and at.step % settings.checkpoint_interval == 0 and at.step < settings.steps:
+            if at.step == settings.steps:
+                break
+            if accelerator.is_main_process and (to_stop or at.step % settings.checkpoint_interval == 0):
                 checkpoint.save(saved, adapters, optimizer, at, identity)
+            if to_stop:
+                raise Terminated
 
     if accelerator.is_main_process:
         if not all(np.isfinite(row["loss"]) for row in at.rows):

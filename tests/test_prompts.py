@@ -352,10 +352,8 @@ def letters() -> CLIPTokenizer:
     return CLIPTokenizer(vocabulary, [], model_max_length=LONGEST)
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> str:
-    """A CLIP model with random weights, and its processor."""
-    folder = tmp_path_factory.mktemp("clip")
+def save_clip(folder: Path) -> str:
+    """A CLIP model with random weights, and its processor, as a folder."""
     read_by = letters()
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {
@@ -373,6 +371,11 @@ def clip(tmp_path_factory) -> str:
     pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     CLIPProcessor(pictures, read_by).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def pictures(number: int) -> list[Image.Image]:

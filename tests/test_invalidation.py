@@ -1,0 +1,398 @@
+"""What invalidates a result, as a table: each setting, each stage version, each file, against the jobs that must rerun.
+
+Two tiny studies, one of each family, are run to their end once. Each test changes one thing, asks Snakemake for its plan of
+both, and compares sets of jobs: nothing more, nothing less. The settings are those of the schema and the files those that
+lie there, so that none can be forgotten.
+"""
+
+import contextlib
+import copy
+import io
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import command, random_text_to_image
+from snakemake.cli import main as snakemake_main
+from test_prompts import save_clip
+from test_workflow import snakemake, study
+
+from agd import config
+from agd.versions import VERSIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ("tiny", "text")
+TARGETS = tuple(f"results/{model}/fid.json" for model in MODELS)
+METHODS = ("agd", "cfg", "none")
+
+
+# Jobs, and what follows from each. A job is named by its rule and what tells it from its siblings.
+
+
+def metrics(model, methods=METHODS):
+    return {f"calculate_metrics {model} seed0 {method}" for method in methods} | {f"tabulate {model}"}
+
+
+def sampled(model, methods=METHODS, chunks=("000000", "000008")):
+    jobs = {f"sample {model} seed0 {method} {chunk}" for method in methods for chunk in chunks}
+    return jobs | metrics(model, methods)
+
+
+def trained(model):
+    return {f"train {model} seed0 agd"} | sampled(model, ["agd"])
+
+
+def guided(model, chunks=("000000", "000006")):
+    return {f"sample_trajectories {model} seed0 {chunk}" for chunk in chunks} | trained(model)
+
+
+def based(model):
+    return guided(model) | sampled(model)
+
+
+def prompted(model):
+    return {f"prepare_prompts {model}"} | based(model)
+
+
+def referenced(model):
+    return {f"prepare_reference {model}"} | metrics(model)
+
+
+def base_trained(model):
+    return {f"train_base {model}"} | based(model)
+
+
+def guided_by_two(model):
+    return sampled(model, ["cfg"])
+
+
+def at_another_scale(model):
+    return sampled(model, ["agd", "cfg"])
+
+
+def classified(model):
+    return {"train_classifier"} | referenced("tiny")
+
+
+def tabulated(model):
+    return {f"tabulate {model}"}
+
+
+def nothing(model):
+    return set()
+
+
+# Setting -> another value, and what must rerun. Where a value depends on the study, it is by model.
+SETTINGS = {
+    "train_classifier.steps": (51, classified),
+    "train_classifier.batch_size": (63, classified),
+    "train_classifier.learning_rate": (0.003, classified),
+    "train_classifier.seed": (1, classified),
+    "train_classifier.device": ("auto", nothing),
+    "train_base.architecture": ("sd", base_trained),
+    "train_base.vae_steps": (3, base_trained),
+    "train_base.steps": (3, base_trained),
+    "train_base.batch_size": (9, base_trained),
+    "train_base.learning_rate": (0.003, base_trained),
+    "train_base.label_dropout": (0.2, base_trained),
+    "train_base.average_decay": (0.9, base_trained),
+    "train_base.seed": (1, base_trained),
+    "train_base.device": ("auto", nothing),
+    "prepare_prompts.num_prompts": (21, prompted),
+    "prepare_prompts.seed": (1, prompted),
+    "prepare_reference.features": ("inception-v3", referenced),
+    "prepare_reference.features_weights": ("", referenced),
+    "prepare_reference.max_features": (9, referenced),
+    "prepare_reference.batch_size": (9, nothing),
+    "prepare_reference.device": ("auto", nothing),
+    "sample_trajectories.num_trajectories": (12, lambda model: guided(model, ["000006"])),
+    "sample_trajectories.chunk_size": (5, lambda model: guided(model, ["000000", "000005"])),
+    "sample_trajectories.class_labels": ("0-8", guided),
+    "sample_trajectories.unconditional": ("zeros", guided),
+    "sample_trajectories.scheduler": ("euler", guided),
+    "sample_trajectories.num_inference_steps": (5, guided),
+    "sample_trajectories.guidance_min": (1.5, guided),
+    "sample_trajectories.guidance_max": (4, guided),
+    "sample_trajectories.guided_channels": (1, guided),
+    "sample_trajectories.storage_dtype": ("float32", guided),
+    "sample_trajectories.dtype": ("bfloat16", guided),
+    "sample_trajectories.batch_size": (2, nothing),
+    "sample_trajectories.device": ("auto", nothing),
+    "train.kind": ("offset", trained),
+    "train.encoder": ("per_layer", trained),
+    "train.hidden_size": (10, trained),
+    "train.use_timestep": (False, trained),
+    "train.use_condition": (False, trained),
+    "train.dropout": (0.1, trained),
+    "train.zero_init": (False, trained),
+    "train.learning_rate": (0.5, trained),
+    "train.weight_decay": (0.1, trained),
+    "train.warmup_fraction": (0.5, trained),
+    "train.final_learning_rate_fraction": (0.5, trained),
+    "train.batch_size": (9, trained),
+    "train.micro_batch_size": (3, nothing),
+    "train.gradient_checkpointing": (True, nothing),
+    "train.steps": (5, trained),
+    "train.dtype": ("bfloat16", trained),
+    "train.log_interval": (3, nothing),
+    "train.checkpoint_interval": (3, nothing),
+    "train.num_workers": (1, nothing),
+    "train.device": ("auto", nothing),
+    "sample.num_samples": (14, lambda model: sampled(model, chunks=["000008"])),
+    "sample.chunk_size": (6, lambda model: sampled(model, chunks=["000000", "000006"])),
+    "sample.guidance_scale": (2, at_another_scale),
+    "sample.class_labels": ("0-8", sampled),
+    "sample.unconditional": ("zeros", guided_by_two),
+    "sample.scheduler": ("euler", sampled),
+    "sample.num_inference_steps": (4, sampled),
+    "sample.guided_channels": (1, guided_by_two),
+    "sample.dtype": ("bfloat16", sampled),
+    "sample.batch_size": (3, nothing),
+    "sample.columns": (3, nothing),
+    "sample.device": ("auto", nothing),
+    "calculate_metrics.neighbours": (2, metrics),
+    "calculate_metrics.clip_model": ("", metrics),
+    "calculate_metrics.batch_size": (9, nothing),
+    "calculate_metrics.device": ("auto", nothing),
+    "family": ({"tiny": "sd", "text": "dit"}, based),
+    "base_model": ("other_base", based),
+    "captions": ("other_captions.zip", prompted),
+    "reference": ("other_images.zip", referenced),
+    "adapters": ({"agd": {"dropout": 0.5}}, trained),
+}
+
+# What is set above the models: how the configuration changes -> what must rerun.
+ANOTHER_SEED = {
+    job.replace("seed0", "seed1")
+    for model in MODELS
+    for job in based(model)  # the base, the prompts and the reference don't depend on the study's seed
+}
+
+
+def another_seed(configuration):
+    configuration["seeds"] = [0, 1]
+
+
+def a_setting_moved_to_the_defaults(configuration):
+    moved = {model: configuration["models"][model]["train"].pop("learning_rate") for model in MODELS}
+    configuration["defaults"]["train"] = {"learning_rate": moved["tiny"]}
+
+
+def another_model(configuration):
+    configuration["models"]["another"] = copy.deepcopy(configuration["models"]["tiny"])
+    configuration["models"]["tiny"]["adapters"]["another"] = {"dropout": 0.5}
+
+
+ABOVE = {
+    "seeds": (another_seed, ANOTHER_SEED),
+    "defaults": (a_setting_moved_to_the_defaults, set()),
+    "models": (another_model, set()),
+}
+
+STAGE_VERSIONS = {
+    "prepare_digits": {"prepare_digits"} | referenced("tiny") | prompted("text"),
+    "train_classifier": classified("tiny"),
+    "train_base": base_trained("tiny"),
+    "prepare_prompts": prompted("text"),
+    "prepare_reference": referenced("tiny") | referenced("text"),
+    "sample_trajectories": guided("tiny") | guided("text"),
+    "train": trained("tiny") | trained("text"),
+    "sample": sampled("tiny") | sampled("text"),
+    "calculate_metrics": metrics("tiny") | metrics("text"),
+    "tabulate": tabulated("tiny") | tabulated("text"),
+}
+
+# Every file of the user's and of results/, by pattern -> what must rerun when its contents change.
+FILES = {
+    r"base/.*": lambda: based("text"),
+    r"clip/.*": lambda: metrics("text"),
+    r"weights.safetensors": lambda: referenced("text"),
+    r"images.zip": lambda: referenced("text"),
+    r"results/digits/images.zip": lambda: referenced("tiny"),
+    r"results/digits/annotations.zip": lambda: prompted("text"),
+    r"results/digits/classifier.safetensors": lambda: referenced("tiny"),
+    r"results/tiny/base/.*": lambda: based("tiny"),
+    r"results/(\w+)/prompts/trajectories.txt": guided,
+    r"results/(\w+)/prompts/samples.txt": sampled,
+    r"results/(\w+)/reference.npz": metrics,
+    r"results/(\w+)/seed0/trajectories/.*": trained,
+    r"results/(\w+)/seed0/adapters/agd/(?:adapter.safetensors|config.json)": lambda model: sampled(model, ["agd"]),
+    r"results/(\w+)/seed0/adapters/agd/training.csv": tabulated,
+    r"results/(\w+)/seed0/samples/(\w+)/.*": lambda model, method: metrics(model, [method]),
+    r"results/(\w+)/seed0/metrics/.*": tabulated,
+    # What nothing reads: results in themselves.
+    r"results/digits/classifier.json|results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
+}
+
+
+def settings_of_the_schema() -> list[str]:
+    """Every setting of the configuration: those above the models, a model's own, and each stage's."""
+    schema = config.schema()
+    stages = [stage for stage in VERSIONS if stage in schema["$defs"]]
+    own = [name for name in schema["$defs"]["model"]["properties"] if name not in stages]
+    of_stages = [f"{stage}.{name}" for stage in stages for name in schema["$defs"][stage]["properties"]]
+    return [*schema["properties"], *own, *of_stages]
+
+
+def configuration_of(folder: Path) -> dict:
+    """Two studies: `tiny` makes all it needs by its own rules, `text` is given its base, weights, images and CLIP model."""
+    tiny = study("results/tiny/base", Path("results/digits/classifier.safetensors"))["models"]["tiny"]
+    tiny["train_base"] = {"architecture": "dit", "vae_steps": 2, "steps": 2, "batch_size": 8}
+    tiny["prepare_reference"] |= {"max_features": 40}
+    text = copy.deepcopy(tiny) | {"family": "sd", "base_model": str(folder / "base"), "adapters": {"agd": {}}}
+    del text["train_base"], text["sample_trajectories"]["class_labels"], text["sample"]["class_labels"]
+    text |= {"captions": "results/digits/annotations.zip", "reference": str(folder / "images.zip")}
+    text["prepare_prompts"] = {"num_prompts": 20}
+    text["prepare_reference"]["features_weights"] = str(folder / "weights.safetensors")
+    text["calculate_metrics"]["clip_model"] = str(folder / "clip")
+    for model in (tiny, text):
+        model["train"]["learning_rate"] = 0.001
+    defaults = {"train_classifier": {"steps": 50}}
+    return {"seeds": [0], "defaults": defaults, "models": {"tiny": tiny, "text": text}}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """Both studies, run to their end. Tests plan in it, and put back what they change."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "study"
+    folder.mkdir()
+    random_text_to_image().save_pretrained(folder / "base")
+    save_clip(folder / "clip")
+    command("prepare_digits", "--output", folder / "images.zip", "--annotations", folder / "captions.zip", family=None)
+    command("train_classifier", "--output", folder / "weights.safetensors", "--steps", 5, family=None)
+    (folder / "weights.json").unlink()
+    shutil.copytree(folder / "base", folder / "other_base")
+    shutil.copy(folder / "images.zip", folder / "other_images.zip")
+    (folder / "captions.zip").rename(folder / "other_captions.zip")
+    (folder / "study.yaml").write_text(yaml.safe_dump(configuration_of(folder)))
+    snakemake(folder, "--cores", "2", "--configfile", folder / "study.yaml", targets=TARGETS)
+    return folder
+
+
+def plan(folder: Path, configuration: dict) -> set[str]:
+    """The jobs that Snakemake would run. In this process, for a fresh one takes seconds to start."""
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump(configuration))
+    words = [*TARGETS, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", file]
+    said, path = io.StringIO(), sys.path[:]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+            snakemake_main([str(word) for word in words])
+    finally:
+        sys.path[:] = path
+    assert ended.value.code == 0, said.getvalue()
+    jobs = set()
+    for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", said.getvalue(), re.M):
+        wildcards = dict(re.findall(r"(\w+)=([\w.]+)", (re.findall(r"wildcards: (.*)", block) or [""])[0]))
+        words = [wildcards[name] for name in ("model", "method", "adapter", "chunk") if name in wildcards]
+        words[1:1] = [f"seed{wildcards['seed']}"] if "seed" in wildcards else []
+        jobs.add(" ".join([re.sub("_sdx?l?$", "", rule) if rule.startswith("train_base") else rule, *words]))
+    return jobs
+
+
+def changed(folder: Path, setting: str, model: str, value) -> dict | None:
+    """The configuration with one setting of one model changed; None where the model has no such setting."""
+    configuration = configuration_of(folder)
+    section = configuration["models"][model]
+    stage, _, name = setting.rpartition(".")
+    if stage == "train_classifier":
+        configuration["defaults"][stage][name] = value
+    elif stage:
+        if stage not in section and stage in ("train_base", "prepare_prompts"):
+            return None
+        if name not in config.properties(stage, section["family"]):
+            return None
+        section.setdefault(stage, {})[name] = value
+    elif name == "captions" and name not in section:
+        return None
+    else:
+        section[name] = value[model] if name == "family" else value
+        if name in ("base_model", "reference", "captions"):
+            section[name] = str(folder / value)
+        if name == "family":  # the settings that are one family's alone go with it
+            section["sample_trajectories"].pop("class_labels", None)
+            section["sample"].pop("class_labels", None)
+            section["calculate_metrics"].pop("clip_model", None)
+            if value[model] == "dit":
+                section["sample_trajectories"]["class_labels"] = section["sample"]["class_labels"] = "0-9"
+    return configuration
+
+
+def test_nothing_is_rerun_by_itself(finished):
+    assert plan(finished, configuration_of(finished)) == set()
+
+
+@pytest.mark.parametrize("setting", settings_of_the_schema())
+def test_a_setting_reruns_exactly_what_follows(finished, setting):
+    if setting in ABOVE:
+        change, expected = ABOVE[setting]
+        configuration = configuration_of(finished)
+        change(configuration)
+        assert plan(finished, configuration) == expected
+        return
+    assert setting in SETTINGS, f"{setting}: config/schema.yaml has it and this table has no row for it; add one"
+    value, follows = SETTINGS[setting]
+    plans = 0
+    for model in MODELS if not setting.startswith("train_classifier.") else ["tiny"]:
+        configuration = changed(finished, setting, model, value)
+        if configuration is not None:
+            plans += 1
+            assert plan(finished, configuration) == follows(model), model
+    assert plans
+
+
+def test_no_row_is_left_over():
+    assert {*SETTINGS, *ABOVE} == set(settings_of_the_schema())
+    assert set(STAGE_VERSIONS) == set(VERSIONS)
+
+
+@pytest.mark.parametrize("stage", VERSIONS)
+def test_a_stage_version_reruns_that_stage_and_what_follows(finished, monkeypatch, stage):
+    monkeypatch.setitem(VERSIONS, stage, VERSIONS[stage] + 1)
+    assert plan(finished, configuration_of(finished)) == STAGE_VERSIONS[stage]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that the user gave, and the artifacts; neither logs nor benchmarks."""
+    own = [folder / "images.zip", folder / "weights.safetensors", *folder.glob("base/**/*"), *folder.glob("clip/**/*")]
+    made = [
+        file for file in folder.glob("results/**/*") if file.parts[len(folder.parts) + 1] not in ("logs", "benchmarks")
+    ]
+    return sorted(file for file in own + made if file.is_file())
+
+
+def test_a_file_reruns_exactly_its_readers(finished):
+    wrong, used = {}, set()
+    for file in files_of(finished):
+        name = str(file.relative_to(finished))
+        row = next((pattern for pattern in FILES if re.fullmatch(pattern, name)), None)
+        assert row, f"{name}: this table has no row for it; add one"
+        used.add(row)
+        before, times = file.read_bytes(), file.stat()
+        file.write_bytes(before + b" ")
+        planned = plan(finished, configuration_of(finished))
+        file.write_bytes(before)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        expected = FILES[row](*re.fullmatch(row, name).groups())
+        if planned != expected:
+            wrong[name] = {"surplus": planned - expected, "missing": expected - planned}
+    assert wrong == {}
+    assert used == set(FILES)
+
+
+def test_a_touched_file_reruns_nothing(finished):
+    for file in files_of(finished):
+        file.touch()
+    assert plan(finished, configuration_of(finished)) == set()
+
+
+@pytest.mark.parametrize(
+    "words", [["--cores", "1"], ["--resources", "gpu=4"], ["--set-threads", "train=1"]], ids=" ".join
+)
+def test_resources_rerun_nothing(finished, words):
+    done = snakemake(finished, "-n", *words, "--configfile", finished / "study.yaml", targets=TARGETS)
+    assert "Nothing to be done" in done.stdout + done.stderr
