@@ -225,7 +225,7 @@ FILES = {
     r"results/(\w+)/seed0/samples/(\w+)/.*": lambda model, method: metrics(model, [method]),
     r"results/(\w+)/seed0/metrics/.*": tabulated,
     # What nothing reads: results in themselves.
-    r"results/digits/classifier.json|results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
+    r"results/digits/classifier.json|results/\w+/prompts/provenance.json|results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
 }
 
 
@@ -264,7 +264,6 @@ def finished(tmp_path_factory) -> Path:
     save_clip(folder / "clip")
     command("prepare_digits", "--output", folder / "images.zip", "--annotations", folder / "captions.zip", family=None)
     command("train_classifier", "--output", folder / "weights.safetensors", "--steps", 5, family=None)
-    (folder / "weights.json").unlink()
     shutil.copytree(folder / "base", folder / "other_base")
     shutil.copy(folder / "images.zip", folder / "other_images.zip")
     (folder / "captions.zip").rename(folder / "other_captions.zip")
