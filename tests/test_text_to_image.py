@@ -227,6 +227,13 @@ def test_a_long_prompt_is_said_once(folders, tmp_path, capsys):
         ({"_class_name": "DDPMScheduler"}, "default", 10, "scheduler: default is DDPMScheduler"),
         ({"_class_name": "EulerAncestralDiscreteScheduler"}, "default", 10, "draws noise at every step; choose one of"),
         ({"_class_name": "DDPMScheduler"}, "ddim", 10, None),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++"}, "default", 10, None),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+            "default",
+            10,
+            "draws noise at every step",
+        ),
     ],
 )
 def test_schedulers_that_will_not_do_are_named(described, name, steps, message):
