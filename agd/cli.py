@@ -84,7 +84,7 @@ FILES = {
         _PROMPT_FILE,
         ("--ip-adapter", dict(metavar="FILE", help="weights of an IP-Adapter (.safetensors)")),
         ("--ip-adapter-image", dict(metavar="IMAGE", help="picture that the IP-Adapter looks at")),
-        ("--image-encoder", dict(metavar="FOLDER", help="image encoder of the IP-Adapter, if the base model has none")),
+        ("--image-encoder", dict(metavar="FOLDER", help="image encoder of the IP-Adapter")),
         ("--controlnet", dict(metavar="FOLDER", help="ControlNet: folder that diffusers opens")),
         ("--controlnet-image", dict(metavar="IMAGE", help="picture that the ControlNet follows")),
     ],

@@ -94,6 +94,9 @@ def check(config: dict) -> None:
     """Raise a UserError, one line that names the key, the value and what is allowed, unless the configuration is right."""
     _check_against(schema(), config, "")
     for model, section in config["models"].items():
+        for name, spec in schema()["$defs"]["model"]["properties"].items():
+            if section["family"] in spec.get("families", []) and name not in section:
+                raise UserError(f"models.{model}.{name}: missing; models of the family {section['family']} need it")
         optional = [stage for stage in ("train_base", "prepare_prompts") if stage in section]
         for stage in ["prepare_reference", "sample_trajectories", "sample", "calculate_metrics", *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])

@@ -112,7 +112,7 @@ def run(files, settings: Settings, family) -> None:
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
     settings, subjects = family.check(files.base_model, files, settings)
-    total = config.total(STAGE, dataclasses.asdict(settings))
+    total = settings.num_trajectories
     if files.count is None and files.first >= total:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size

@@ -9,7 +9,7 @@ BY_NAME = {
     # Latents have no range to be clipped to, whatever the checkpoint says; `from_config` from Euler would clip.
     "ddim": (DDIMScheduler, {"clip_sample": False}),
     "euler": (EulerDiscreteScheduler, {}),
-    "dpmsolver++": (DPMSolverMultistepScheduler, {}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "unipc": (UniPCMultistepScheduler, {}),
 }
 # Their `step` draws no noise as long as it is not asked to (DDIM's eta, Euler's s_churn).
@@ -22,7 +22,8 @@ def check(described: dict, name: str, steps: int, model: str) -> None:
     name: `default` (the model's own) or a key of BY_NAME.
     """
     own = described["_class_name"]
-    if name == "default" and own not in _DETERMINISTIC:
+    draws = own not in _DETERMINISTIC or "sde" in described.get("algorithm_type", "")
+    if name == "default" and draws:
         raise UserError(
             f"scheduler: default is {own} in {model}, which draws noise at every step; choose one of {', '.join(BY_NAME)}"
         )

@@ -16,7 +16,13 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from agd import cli, config
 from agd.digits.architectures import tokenizer
@@ -130,6 +136,32 @@ def random_text_to_image(double: bool = False, prediction: str = "epsilon", seed
     return StableDiffusionPipeline(
         vae, CLIPTextModel(about_text), read_by, unet, scheduler, None, None, requires_safety_checker=False
     )
+
+
+def image_encoder() -> CLIPVisionModelWithProjection:
+    """Pictures of 16 x 16 -> embeddings of width 6."""
+    torch.manual_seed(5)
+    about = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8,
+        projection_dim=6,
+    )  # fmt: skip
+    return CLIPVisionModelWithProjection(about).eval()
+
+
+def ip_adapter_weights(unet, tokens: int = 4) -> dict[str, dict[str, torch.Tensor]]:
+    """A random IP-Adapter for a UNet and `image_encoder`, in the layout of published ones: image_proj and ip_adapter."""
+    torch.manual_seed(6)
+    width = unet.config.cross_attention_dim
+    shapes = {"proj.weight": (tokens * width, 6), "proj.bias": (tokens * width,), "norm.weight": (width,),
+              "norm.bias": (width,)}  # fmt: skip
+    crossing = [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith("attn2.processor")]
+    inner = [unet.get_submodule(name).to_q.out_features for name in crossing]
+    keys = {
+        f"{2 * i + 1}.{part}.weight": torch.randn(d, width)
+        for i, d in enumerate(inner)
+        for part in ("to_k_ip", "to_v_ip")
+    }
+    return {"image_proj": {name: torch.randn(shape) for name, shape in shapes.items()}, "ip_adapter": keys}
 
 
 def settings_of(stage: str, module, model: str = "digits-dit", **changes):

@@ -13,10 +13,10 @@ import diffusers
 import peft
 import pytest
 import torch
-from conftest import random_text_to_image
+from conftest import image_encoder, ip_adapter_weights, random_text_to_image
 from diffusers.hooks import apply_group_offloading
 from peft.tuners.lora import LoraLayer
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor
 
 import agd
 from agd.artifacts import sha256
@@ -136,33 +136,9 @@ def lora(pipe, loras):
 
 
 def ip_adapter(pipe, loras):
-    torch.manual_seed(5)
-    config = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8,
-        projection_dim=6,
-    )  # fmt: skip
-    pipe.register_modules(
-        image_encoder=CLIPVisionModelWithProjection(config).eval(),
-        feature_extractor=CLIPImageProcessor(size=16, crop_size=16),
-    )
-    width, tokens = pipe.unet.config.cross_attention_dim, 4
-    shapes = {"proj.weight": (tokens * width, 6), "proj.bias": (tokens * width,), "norm.weight": (width,),
-              "norm.bias": (width,)}  # fmt: skip
-    weights = {}
-    for i, inner in enumerate(in_processor_order(pipe.unet)):
-        for part in ("to_k_ip", "to_v_ip"):
-            weights[f"{2 * i + 1}.{part}.weight"] = torch.randn(inner, width)
-    projection = {name: torch.randn(shape) for name, shape in shapes.items()}
-    pipe.load_ip_adapter(
-        {"image_proj": projection, "ip_adapter": weights}, subfolder="", weight_name="", image_encoder_folder=None
-    )
+    pipe.register_modules(image_encoder=image_encoder(), feature_extractor=CLIPImageProcessor(size=16, crop_size=16))
+    pipe.load_ip_adapter(ip_adapter_weights(pipe.unet), subfolder="", weight_name="", image_encoder_folder=None)
     return pipe
-
-
-def in_processor_order(unet) -> list[int]:
-    """Width of each cross-attention, in the order in which IP-Adapter files number them."""
-    names = [name for name in unet.attn_processors if name.endswith("attn2.processor")]
-    return [unet.get_submodule(name.removesuffix(".processor")).to_q.out_features for name in names]
 
 
 def with_controlnet(pipe):

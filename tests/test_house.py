@@ -114,6 +114,10 @@ def test_shipped_configuration_is_right_and_complete():
             "models.new.sample_trajectories.num_trajectories: missing",
         ),
         ({"defaults": {"train": {"steps": 0}}}, "defaults.train.steps: 0 is not allowed"),
+        (
+            {"models": {"new": {"family": "sd", "base_model": "x", "reference": None, "adapters": {"agd": {}}}}},
+            "models.new.captions: missing; models of the family sd need it",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

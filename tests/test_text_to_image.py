@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import command, random_text_to_image, settings_of
+from conftest import command, image_encoder, ip_adapter_weights, random_text_to_image, settings_of
 from diffusers import ControlNetModel, DDIMScheduler, DiTTransformer2DModel, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 import agd
 from agd import hooks, sample, sample_trajectories, schedulers, trajectories
@@ -227,6 +227,13 @@ def test_a_long_prompt_is_said_once(folders, tmp_path, capsys):
         ({"_class_name": "DDPMScheduler"}, "default", 10, "scheduler: default is DDPMScheduler"),
         ({"_class_name": "EulerAncestralDiscreteScheduler"}, "default", 10, "draws noise at every step; choose one of"),
         ({"_class_name": "DDPMScheduler"}, "ddim", 10, None),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++"}, "default", 10, None),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"},
+            "default",
+            10,
+            "draws noise at every step",
+        ),
     ],
 )
 def test_schedulers_that_will_not_do_are_named(described, name, steps, message):
@@ -278,22 +285,11 @@ def test_images_follow_a_controlnet(folders, tmp_path):
 
 def ip_adapter_files(pipe, folder) -> tuple:
     """An IP-Adapter's weights and its image encoder, as they are published."""
-    torch.manual_seed(5)
-    about = CLIPVisionConfig(
-        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8,
-        projection_dim=6,
-    )  # fmt: skip
-    CLIPVisionModelWithProjection(about).save_pretrained(folder / "encoder")
-    width, tokens = pipe.unet.config.cross_attention_dim, 4
-    shapes = {"proj.weight": (tokens * width, 6), "proj.bias": (tokens * width,), "norm.weight": (width,),
-              "norm.bias": (width,)}  # fmt: skip
-    weights = {f"image_proj.{name}": torch.randn(shape) for name, shape in shapes.items()}
-    crossing = [name.removesuffix(".processor") for name in pipe.unet.attn_processors if "attn2" in name]
-    for i, name in enumerate(crossing):
-        for part in ("to_k_ip", "to_v_ip"):
-            inner = pipe.unet.get_submodule(name).to_q.out_features
-            weights[f"ip_adapter.{2 * i + 1}.{part}.weight"] = torch.randn(inner, width)
-    save_file(weights, folder / "ip.safetensors")
+    image_encoder().save_pretrained(folder / "encoder")
+    parts = ip_adapter_weights(pipe.unet)
+    save_file(
+        {f"{part}.{k}": v for part, weights in parts.items() for k, v in weights.items()}, folder / "ip.safetensors"
+    )
     return folder / "ip.safetensors", folder / "encoder"
 
 
