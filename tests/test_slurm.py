@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from test_workflow import ROOT, study
 
 LAB = ROOT / "tests" / "slurm"
 MODEL = "digits-tiny"  # by this name the profile knows it for a small one
-TARGET = f"results/{MODEL}/fid.json"
+TARGET = f"results/{MODEL}/seed0/samples/agd/w1.5/n3/000000.zip"  # after two chunks of trajectories and training
 # The lab answers at once; only patience is overridden, all else is the profile's.
 # Long the first time, then not.
 SLOW = """
@@ -101,7 +100,7 @@ class Study:
 
     def start(self, *words: str, targets: tuple = (TARGET,), snakefile: Path = ROOT / "Snakefile") -> subprocess.Popen:
         """Start Snakemake; `timeout` ends it, because the executor can wait for ever."""
-        program = ["timeout", "--kill-after=10", "150", sys.executable, "-m", "snakemake", *targets]
+        program = ["timeout", "--kill-after=10", "240", sys.executable, "-m", "snakemake", *targets]
         where = ["--snakefile", snakefile, "--directory", self.folder, "--configfile", self.folder / "study.yaml"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -120,7 +119,7 @@ class Study:
     def end(self, run: subprocess.Popen) -> int:
         """Wait for Snakemake; its exit status."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return run.wait(160)
+            return run.wait(260)
         run.kill()
         return run.wait()
 
@@ -161,7 +160,7 @@ def test_a_study_on_slurm_is_the_local_one(tmp_path, base, classifier, local):
     slurm("scontrol", "shutdown", "slurmctld")
     wait(lambda: subprocess.run(["squeue"], capture_output=True).returncode)
     slurm(str(LAB / "start"))
-    running = wait(lambda: [job for job in jobs(there.folder, "running") if "sample_" in job["rule"]])
+    running = wait(lambda: [job for job in jobs(there.folder, "running") if "trajectories" in job["rule"]])
     slurm("scancel", running[0]["id"])
     assert there.end(run) != 0, there.output()
     assert "CANCELLED" in there.output()
@@ -171,7 +170,7 @@ def test_a_study_on_slurm_is_the_local_one(tmp_path, base, classifier, local):
     states = [job["state"] for job in jobs(there.folder)]
     assert states.count("CANCELLED") == 1
     assert set(states) == {"CANCELLED", "COMPLETED"}
-    assert len(local.bytes()) == 2 + 1 + 1 + 3  # shards, adapter, its table, images
+    assert len(local.bytes()) == 2 + 1 + 1 + 1  # shards, adapter, its table, images
     assert there.bytes() == local.bytes()
 
 
@@ -183,7 +182,8 @@ def test_gpus_are_asked_for_and_given(tmp_path, base, classifier):
     wait(lambda: len(jobs(there.folder, "running")) == 2)
     both = jobs(there.folder)
     assert {(job["partition"], job["memory"], job["minutes"]) for job in both} == {("gpu", "32000M", "1:00:00")}
-    assert {re.search(r"GRES=(\S+)", asked(job))[1] for job in both} == {"gpu:fake:1(IDX:0)", "gpu:fake:1(IDX:1)"}
+    for job in both:
+        assert "JOB_GRES=gpu:fake:1\n" in asked(job)
     run.send_signal(signal.SIGINT)
     assert there.end(run) != 0
     assert wait(lambda: {job["state"] for job in jobs(there.folder)} == {"CANCELLED"})
