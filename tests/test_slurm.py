@@ -38,7 +38,8 @@ def lab() -> Iterator[None]:
     """SLURM's daemons; stopped again only if they were started here."""
     if shutil.which("squeue") is None and (os.geteuid() or shutil.which("apt-get") is None):
         pytest.skip("no SLURM here, and it can't be installed: not root, or no apt-get")
-    there = subprocess.run(["squeue"], capture_output=True).returncode == 0 if shutil.which("squeue") else False
+    answer = ["timeout", "3", "squeue"]  # by itself it asks for ten seconds
+    there = shutil.which("squeue") is not None and subprocess.run(answer, capture_output=True).returncode == 0
     done = subprocess.run([LAB / "start"], capture_output=True, text=True, timeout=200)
     if done.returncode:
         pytest.skip(done.stderr.strip())
@@ -158,7 +159,7 @@ def test_a_study_on_slurm_is_the_local_one(tmp_path, base, classifier, local):
     run = there.submit("--retries", "0")
     wait(lambda: jobs(there.folder, "running"))
     slurm("scontrol", "shutdown", "slurmctld")
-    wait(lambda: subprocess.run(["squeue"], capture_output=True).returncode)
+    wait(lambda: subprocess.run(["timeout", "3", "squeue"], capture_output=True).returncode)
     slurm(str(LAB / "start"))
     running = wait(lambda: [job for job in jobs(there.folder, "running") if "trajectories" in job["rule"]])
     slurm("scancel", running[0]["id"])
