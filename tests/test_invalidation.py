@@ -225,7 +225,8 @@ FILES = {
     r"results/(\w+)/seed0/samples/(\w+)/.*": lambda model, method: metrics(model, [method]),
     r"results/(\w+)/seed0/metrics/.*": tabulated,
     # What nothing reads: results in themselves.
-    r"results/digits/classifier.json|results/\w+/prompts/provenance.json|results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
+    r"results/digits/classifier.json|results/\w+/prompts/provenance.json": lambda: set(),
+    r"results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
 }
 
 
