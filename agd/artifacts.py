@@ -1,40 +1,68 @@
 """Files that are either whole or not there: written aside, flushed, renamed; zip files that vouch for every byte."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from agd.errors import UserError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed one keeps equal contents equal bytes
 _SEAL_LENGTH = 64  # hexadecimal sha256
 _END_RECORD = 22  # bytes of a zip's last record, which ends with the length of the comment
+_NO_ROOM = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+)  # a full disk, a quota, a limit, a disk made read-only
+PART = ".part"  # how the name of a file that is being written ends
 
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write to; it takes the name `path` when the block ends, and vanishes when the block fails.
 
-    Raises UserError if the folder can't be made or written to.
+    Raises UserError if the folder can't be made or written to, or if the disk or a quota is full.
     """
     path = Path(path)
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     os.close(handle)
     aside = Path(name)
     try:
-        yield aside
-        os.chmod(aside, 0o666 & ~_umask())
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        _flush_folder(path.parent)
+        with room_for(path):
+            yield aside
+            os.chmod(aside, 0o666 & ~_umask())
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+            _flush_folder(path.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that was made read-only it stays; agd.verify names it
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def room_for(path: str | os.PathLike) -> Iterator[None]:
+    """Turn the errors of a disk that takes no more, within the block, into a UserError that names `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        said = re.search(r"os error (\d+)", str(error))  # safetensors has the system's number only in its words
+        number = int(said[1]) if said else getattr(error, "errno", None)
+        if number not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"{path}: can't be written ({os.strerror(number)}); make room, or choose another folder, and run again"
+        ) from None
 
 
 def make_folder(path: str | os.PathLike) -> Path:

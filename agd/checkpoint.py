@@ -32,43 +32,44 @@ def save(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, prog
     for name, parameter in adapters.named_parameters():
         tensors |= {f"{moment}/{name}": optimizer.state[parameter][moment] for moment in _MOMENTS}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    metadata = {"identity": identity, "progress": json.dumps(dataclasses.asdict(progress))}
+    state = {"identity": identity, "progress": dataclasses.asdict(progress)}
     with writing(path) as aside:
-        save_file(tensors, aside, metadata | {"sha256": _digest(tensors, metadata)})
+        # One entry, as in store.save: equal states leave equal bytes.
+        save_file(tensors, aside, {"agd": json.dumps(state | {"sha256": _digest(tensors, state)}, sort_keys=True)})
 
 
-def _digest(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+def _digest(tensors: dict[str, torch.Tensor], state: dict) -> str:
     """sha256 of all that a checkpoint holds; in the file itself, so that both are replaced in one stroke."""
-    hasher = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    hasher = hashlib.sha256(json.dumps(state, sort_keys=True).encode())
     for name, values in sorted(tensors.items()):
         hasher.update(f"{name} {values.dtype} {list(values.shape)}".encode())
         hasher.update(values.reshape(-1).view(torch.uint8).numpy())
     return hasher.hexdigest()
 
 
-def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of a checkpoint. Raises UserError, naming the file, if it is missing or damaged."""
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors of a checkpoint, and its `identity` and `progress`. Raises UserError, naming the file, if it is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
+            state = json.loads((file.metadata() or {}).get("agd", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; make it first, or check the path") from None
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run again") from None
-    if metadata.pop("sha256", None) != _digest(tensors, metadata):
+    if state.pop("sha256", None) != _digest(tensors, state):
         raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
-    return tensors, metadata
+    return tensors, state
 
 
 def load(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> Progress | None:
     """Take up a checkpoint of the same training (same settings, data, base and version, in `identity`), or return None
     if there is none, or one of another training, or a damaged one: then training begins anew, which costs only time."""
     try:
-        tensors, metadata = read(path)
+        tensors, state = read(path)
     except UserError:
         return None
-    if metadata["identity"] != identity:
+    if state["identity"] != identity:
         return None
     adapters.load_state_dict(
         {name.removeprefix("adapters/"): v for name, v in tensors.items() if name.startswith("adapters/")}
@@ -77,4 +78,4 @@ def load(path: Path, adapters: nn.Module, optimizer: torch.optim.Optimizer, iden
         # The step count stays on the CPU, as AdamW keeps it.
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
         optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in moments.items()}
-    return Progress(**json.loads(metadata["progress"]))
+    return Progress(**state["progress"])

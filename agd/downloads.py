@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from agd.artifacts import make_folder
+from agd.artifacts import make_folder, room_for
 from agd.errors import UserError
 from agd.progress import progress
 
@@ -39,7 +39,8 @@ def fetch(url: str, path: str | Path, key: str) -> None:
     make_folder(path.parent)
     part = path.with_name(f"{path.name}.part")
     try:
-        _continue(url, part)
+        with room_for(path):
+            _continue(url, part)
     except requests.RequestException as error:
         raise UserError(
             f"{key}: {url} can't be downloaded ({_reason(error)}); run again to go on, or fetch it and give its path"
@@ -79,6 +80,7 @@ def _continue(url: str, part: Path) -> None:
             for piece in answer.iter_content(_MIB):
                 file.write(piece)
                 bar.update(len(piece) // _MIB)
+            os.fsync(file.fileno())
 
 
 @functools.cache

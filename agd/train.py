@@ -160,7 +160,8 @@ def train(
 
 
 def run(files, settings: Settings, family) -> None:
-    """Write `adapter.safetensors`, `config.json` and `training.csv` into `--dir`, going on from a checkpoint there."""
+    """Write `adapter.safetensors`, `config.json` and `training.csv` into `--dir`, going on from a checkpoint there; the last
+    one, `checkpoint.safetensors`, stays."""
     folder = make_folder(files.dir)
     shards = trajectories.find(files.data_path)
     device = devices.device(settings.device)
@@ -231,9 +232,9 @@ def run(files, settings: Settings, family) -> None:
             bar.update()
             if at.rows:
                 bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)
-            if at.step == settings.steps:
-                break
-            if accelerator.is_main_process and (to_stop or at.step % settings.checkpoint_interval == 0):
+            # The last step's stays: whoever loses the result, or doesn't know that it is whole, has it again in seconds.
+            due = at.step % settings.checkpoint_interval == 0 or at.step == settings.steps
+            if accelerator.is_main_process and (to_stop or due):
                 checkpoint.save(saved, adapters, optimizer, at, identity)
             if to_stop:
                 raise Terminated
@@ -252,7 +253,6 @@ def run(files, settings: Settings, family) -> None:
         }
         adapters.eval()
         store.save(adapters, folder, record, beside=[TABLE])
-        saved.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from agd import checkpoint, downloads, features, store, trajectories
-from agd.artifacts import open_zip
+from agd.artifacts import PART, open_zip
 from agd.errors import UserError
 from agd.images import read_images
 from agd.neighbours import neighbours, want
@@ -120,7 +120,7 @@ def read_samples(path: Path) -> dict:
 
 
 def read_checkpoint(path: Path) -> None:
-    """A checkpoint of a training that was interrupted."""
+    """A checkpoint of a training: its last one stays."""
     tensors, _ = checkpoint.read(path)
     finite(path, tensors)
 
@@ -161,6 +161,11 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
 
 def read(path: Path) -> Iterator[tuple[Path, object]]:
     """(path, what it holds) of an artifact that is whole; nothing for other files. Raises UserError if it is bad."""
+    want(
+        not (path.name.startswith(".") and path.name.endswith(PART)),
+        path,
+        "left by a job that was killed, unless one is at it",
+    )
     for pattern, reader, beside in KINDS:
         if match := re.search(rf"/{pattern}$", str(path)):
             for name in beside:
@@ -184,7 +189,7 @@ def bad(folder: Path) -> tuple[int, dict[str, str]]:
             lines.setdefault(file, line.replace(f"{Path.cwd()}/", ""))
 
     folder = folder.absolute()
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     with progress(files, "verify") as bar:
         for path in bar:
             note(lambda path=path: dict(read(path)))
@@ -196,7 +201,9 @@ def bad(folder: Path) -> tuple[int, dict[str, str]]:
 
 def _mend(file: str) -> str:
     if file.endswith("checkpoint.safetensors"):
-        return "delete it: training then begins anew"
+        return "delete it: training, if not finished, begins anew"
+    if file.endswith(PART):
+        return "delete it when no job runs"
     there = "delete it, then run" if Path(file).exists() else "run"
     return f"{there}: snakemake {shlex.quote(file)}"
 

@@ -18,13 +18,12 @@ import pytest
 import yaml
 from conftest import command, random_text_to_image
 from snakemake.cli import main as snakemake_main
+from studies import ROOT, snakemake, study
 from test_prompts import save_clip
-from test_workflow import snakemake, study
 
 from agd import config
 from agd.versions import VERSIONS
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("tiny", "text")
 TARGETS = tuple(f"results/{model}/fid.json" for model in MODELS)
 METHODS = ("agd", "cfg", "none")
@@ -109,7 +108,7 @@ SETTINGS = {
     "prepare_reference.max_features": (9, referenced),
     "prepare_reference.batch_size": (9, nothing),
     "prepare_reference.device": ("auto", nothing),
-    "sample_trajectories.num_trajectories": (12, lambda model: guided(model, ["000006"])),
+    "sample_trajectories.num_trajectories": (20, lambda model: guided(model, ["000006", "000012", "000018"])),
     "sample_trajectories.chunk_size": (5, lambda model: guided(model, ["000000", "000005"])),
     "sample_trajectories.class_labels": ("0-8", guided),
     "sample_trajectories.unconditional": ("zeros", guided),
@@ -142,7 +141,7 @@ SETTINGS = {
     "train.checkpoint_interval": (3, nothing),
     "train.num_workers": (1, nothing),
     "train.device": ("auto", nothing),
-    "sample.num_samples": (14, lambda model: sampled(model, chunks=["000008"])),
+    "sample.num_samples": (24, lambda model: sampled(model, chunks=["000008", "000016"])),
     "sample.chunk_size": (6, lambda model: sampled(model, chunks=["000000", "000006"])),
     "sample.guidance_scale": (2, at_another_scale),
     "sample.class_labels": ("0-8", sampled),
@@ -226,6 +225,7 @@ FILES = {
     r"results/(\w+)/seed0/metrics/.*": tabulated,
     # What nothing reads: results in themselves.
     r"results/digits/classifier.json|results/\w+/prompts/provenance.json": lambda: set(),
+    r"results/\w+/seed0/adapters/agd/checkpoint.safetensors": lambda: set(),
     r"results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
 }
 

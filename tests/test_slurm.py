@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 import yaml
 from conftest import command
-from test_workflow import ROOT, study
+from studies import ROOT, study
 
 LAB = ROOT / "tests" / "slurm"
 MODEL = "digits-tiny"  # by this name the profile knows it for a small one

@@ -108,6 +108,18 @@ def test_interrupted_and_resumed_equals_undisturbed(shards, tmp_path, monkeypatc
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+def test_a_finished_training_is_had_again_without_a_step(shards, tmp_path, monkeypatch, capsys):
+    """As when Snakemake was killed before it knew: it deletes the outputs and asks for them again."""
+    command("train", *words(shards, tmp_path / "R"))
+    whole = files(tmp_path / "R")
+    for name in ("adapter.safetensors", "config.json", "training.csv"):
+        (tmp_path / "R" / name).unlink()
+    monkeypatch.setattr(train, "learning_rate", lambda *_: pytest.fail("a step was made"))
+    command("train", *words(shards, tmp_path / "R"))
+    assert "going on from step 20 of" in capsys.readouterr().out
+    assert files(tmp_path / "R") == whole
+
+
 def test_a_checkpoint_of_another_training_is_not_taken_up(shards, tmp_path, capsys):
     saved = checkpoint.save
     model = torch.nn.Linear(1, 1)
