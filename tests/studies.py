@@ -10,24 +10,21 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def snakemake_command(folder: Path, *words, targets: tuple = ("results/tiny/fid.json",)) -> tuple[list[str], dict]:
+    """Snakemake's command line for a study in `folder`, and the environment that a user would have."""
+    program = [sys.executable, "-m", "snakemake", *targets]  # targets before options that take many words
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    where = ["--snakefile", ROOT / "Snakefile", "--directory", folder]
+    return [str(word) for word in (*program, *where, *words)], environment
+
+
 def snakemake(
     folder: Path, *words: str, check: bool = True, targets: tuple = ("results/tiny/fid.json",)
 ) -> subprocess.CompletedProcess:
     """Run Snakemake from somewhere else, as a user with a folder of their own would."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *([] if str(words[-1]).startswith("results/") else targets),  # before options that take many words
-        "--snakefile",
-        ROOT / "Snakefile",
-        "--directory",
-        folder,
-        *words,
-    ]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder.parent, env=environment)
+    command, environment = snakemake_command(folder, *words, targets=targets)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

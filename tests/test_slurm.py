@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import ClassVar
 import pytest
 import yaml
 from conftest import command
-from studies import ROOT, study
+from studies import ROOT, snakemake_command, study
 
 LAB = ROOT / "tests" / "slurm"
 MODEL = "digits-tiny"  # by this name the profile knows it for a small one
@@ -101,13 +100,11 @@ class Study:
 
     def start(self, *words: str, targets: tuple = (TARGET,), snakefile: Path = ROOT / "Snakefile") -> subprocess.Popen:
         """Start Snakemake; `timeout` ends it, because the executor can wait for ever."""
-        program = ["timeout", "--kill-after=10", "240", sys.executable, "-m", "snakemake", *targets]
-        where = ["--snakefile", snakefile, "--directory", self.folder, "--configfile", self.folder / "study.yaml"]
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        words = ("--configfile", self.folder / "study.yaml", *words, "--snakefile", snakefile)
+        command, environment = snakemake_command(self.folder, *words, targets=targets)
+        command = ["timeout", "--kill-after=10", "240", *command]
         with open(self.folder / "output.txt", "a") as output:
-            words = [str(word) for word in (*program, *where, *words)]
-            run = subprocess.Popen(words, stdout=output, stderr=output, cwd=self.folder.parent, env=environment)
+            run = subprocess.Popen(command, stdout=output, stderr=output, cwd=self.folder.parent, env=environment)
         self.runs.append(run)
         return run
 

@@ -74,7 +74,7 @@ def test_a_mistake_ends_before_any_job(base, classifier, tmp_path, change, messa
 def test_the_real_model_names_what_it_lacks(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
-    done = snakemake(folder, "--cores", "1", "results/dit/fid.json", check=False)
+    done = snakemake(folder, "--cores", "1", targets=("results/dit/fid.json",), check=False)
     assert done.returncode != 0
     assert "agd: error: models.dit.base_model: 'facebook/DiT-XL-2-256' is neither" in done.stderr
 

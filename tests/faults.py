@@ -1,0 +1,259 @@
+"""Kill studies at random moments, stage by stage, until they are finished, and hold them to one that nobody disturbed.
+
+    PYTHONPATH=. python tests/faults.py --studies 10 --kills-per-stage 2 --seed 0
+
+The victim is a job's process, Snakemake (whose jobs then go on as orphans), or all of them, by SIGKILL; the moment is drawn
+from the time that such a job took in the undisturbed run. Between two runs a file server's clock may go wrong: the times of
+all files are moved by up to two days. In the end the artifacts must be the undisturbed ones, byte for byte but for measured
+times, agd.verify must find nothing, Snakemake nothing to do, and no job that had finished may have been started again.
+"""
+
+import argparse
+import collections
+import contextlib
+import copy
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from studies import snakemake_command, study
+
+from agd import verify
+from agd.artifacts import PART
+
+START = "start"  # Snakemake by itself, before any job
+# In the order of the study, so that each can be killed before the next begins.
+STAGES = (
+    *(START, "prepare_digits", "prepare_prompts", "train_classifier", "train_base", "prepare_reference"),
+    *("sample_trajectories", "train", "sample", "calculate_metrics", "tabulate"),
+)
+VICTIMS = ("stage", "snakemake", "tree")
+TARGETS = ("results/tiny/fid.json", "results/text/prompts/samples.txt")
+SECONDS_TO_START = 3.0
+SKEW = 2 * 24 * 3600
+MEASURED = {"seconds", "seconds_per_image", "speedup_over_cfg"}  # what no two runs share
+
+
+def configuration() -> dict:
+    """A tiny study that makes all it needs, and a text-to-image model's prompts: every stage but `download`."""
+    tiny = study("results/tiny/base", Path("results/digits/classifier.safetensors"), adapters={"agd": {}})["models"][
+        "tiny"
+    ]
+    tiny["train_base"] = {"architecture": "dit", "vae_steps": 2, "steps": 2, "batch_size": 8}
+    text = copy.deepcopy(tiny) | {"family": "sd", "captions": "results/digits/annotations.zip"}
+    text |= {"base_model": "results/text/base", "prepare_prompts": {"num_prompts": 20}}
+    text["train_base"]["architecture"] = "sd"
+    for stage in ("sample_trajectories", "sample"):
+        del text[stage]["class_labels"]
+    return {"defaults": {"train_classifier": {"steps": 50}}, "models": {"tiny": tiny, "text": text}}
+
+
+class Study:
+    """A study in a folder of its own, and the processes that work on it."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True)
+        self.folder = folder.resolve()
+        self.runs: list[Path] = []  # what each run of Snakemake has said
+        (folder / "study.yaml").write_text(yaml.safe_dump(configuration()))
+
+    def start(self, *words: str) -> subprocess.Popen:
+        """Start Snakemake in a process group of its own."""
+        output = self.folder / f"run{len(self.runs)}.txt"
+        self.runs.append(output)
+        command, environment = snakemake_command(
+            self.folder, "--cores", "2", "--configfile", self.folder / "study.yaml", *words, targets=TARGETS
+        )
+        with open(output, "w") as file:
+            return subprocess.Popen(
+                command, stdout=file, stderr=file, cwd=self.folder, env=environment, start_new_session=True
+            )
+
+    def run(self, *words: str) -> str:
+        """Run Snakemake to its end, which must be a good one; what it said."""
+        status = self.start(*words).wait()
+        said = self.runs[-1].read_text()
+        assert status == 0, said
+        return said
+
+    def unlock(self) -> None:
+        """What the documentation says to do after a Snakemake was killed."""
+        self.run("--unlock")
+
+    def processes(self) -> Iterator[tuple[int, list[str]]]:
+        """Process id and command line of all that works in the folder."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and os.readlink(entry / "cwd") == str(self.folder):
+                    yield int(entry.name), (entry / "cmdline").read_text().split("\0")
+
+    def jobs(self, stage: str | None = None) -> list[int]:
+        """Process ids of the running jobs, of one stage or of all."""
+        modules = ((pid, words[2]) for pid, words in self.processes() if words[1:2] == ["-m"] and len(words) > 2)
+        return [pid for pid, name in modules if name.startswith("agd.") and stage in (None, name.rsplit(".", 1)[1])]
+
+    def kill_all(self) -> None:
+        """SIGKILL to everything that works in the folder."""
+        while found := [pid for pid, words in self.processes() if words != [""]]:
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def wait_for_orphans(self) -> None:
+        """Until no job runs."""
+        while self.jobs():
+            time.sleep(0.05)
+
+    def seconds(self) -> dict[str, float]:
+        """How long a job of each stage took, as Snakemake measured it."""
+        longest = collections.defaultdict(float, {START: SECONDS_TO_START})
+        for file in self.folder.glob("results/benchmarks/**/*.tsv"):
+            stage = file.relative_to(self.folder / "results" / "benchmarks").parts[0].removesuffix(".tsv")
+            with open(file, newline="") as table:
+                (row,) = csv.DictReader(table, delimiter="\t")
+            longest[stage] = max(longest[stage], float(row["s"]))
+        return longest
+
+    def artifacts(self) -> dict[str, bytes]:
+        """Path -> contents of all artifacts, less measured times."""
+        results = self.folder / "results"
+        files = [file for file in results.rglob("*") if file.is_file() and not file.name.endswith(PART)]
+        names = {str(file.relative_to(results)): file for file in files}
+        return {name: _timeless(file) for name, file in names.items() if not name.startswith(("logs/", "benchmarks/"))}
+
+    def skew(self, chance: random.Random) -> None:
+        """Give every file another time, each its own."""
+        now = time.time()
+        for file in self.folder.glob("results/**/*"):
+            moved = now + chance.uniform(-SKEW, SKEW)
+            with contextlib.suppress(FileNotFoundError):  # an orphan may be at work
+                os.utime(file, (moved, moved))
+
+    def redone(self) -> list[str]:
+        """The outputs of finished jobs that a later run began to make again."""
+        finished, again = set(), []
+        for file in self.runs:
+            started, done = jobs_in(file.read_text())
+            again += sorted(finished & {output for outputs in started.values() for output in outputs})
+            finished |= {output for number in done for output in started[number]}
+        return again
+
+
+def jobs_in(said: str) -> tuple[dict[str, list[str]], list[str]]:
+    """What a run of Snakemake said -> (job id -> its outputs, ids of those that it knew to be finished)."""
+    started = {}
+    for block in re.findall(r"^(?:local)?rule \w+:\n((?:    .*\n)+)", said, re.M):
+        found = dict(re.findall(r"^    (output|jobid): (.*)$", block, re.M))
+        if "jobid" in found:
+            started[found["jobid"]] = found.get("output", "").split(", ")
+    return started, re.findall(r"Finished jobid: (\d+)", said)
+
+
+def _timeless(file: Path) -> bytes:
+    """Contents of a file; of a JSON record and its table, without what was measured, and seals over that."""
+
+    def without(value):
+        if isinstance(value, dict):
+            return {k: without(v) for k, v in value.items() if k not in (*MEASURED, "sha256", "files")}
+        return [without(v) for v in value] if isinstance(value, list) else value
+
+    if file.suffix == ".json":
+        return json.dumps(without(json.loads(file.read_bytes()))).encode()
+    return file.read_bytes() if file.name != "fid.txt" else b""
+
+
+def kill_once(study: Study, stage: str, victim: str, after: float) -> bool:
+    """Run Snakemake and kill `after` seconds of a job of a stage; False if none lived that long, and the run ended."""
+    run = study.start()
+    began: dict[int, float] = {}
+    while run.poll() is None:
+        for pid in [run.pid] if stage == START else study.jobs(stage):
+            if time.monotonic() - began.setdefault(pid, time.monotonic()) >= after:
+                with contextlib.suppress(ProcessLookupError):
+                    if victim == "tree":
+                        study.kill_all()
+                    else:
+                        os.kill(pid if victim == "stage" else run.pid, signal.SIGKILL)
+                run.wait()
+                return True
+        time.sleep(0.01)
+    return False
+
+
+def disturb(
+    study: Study, usual: dict[str, float], kills_per_stage: int, chance: random.Random
+) -> list[tuple[str, str]]:
+    """Run a study to its end, killed on the way; the (stage, victim) of each kill."""
+    kills = []
+    for stage in STAGES:
+        for _ in range(kills_per_stage):
+            victim = "snakemake" if stage == START else chance.choice(VICTIMS)
+            if not kill_once(study, stage, victim, chance.uniform(0, usual[stage])):
+                break  # the stage's last job was faster than it used to be
+            kills.append((stage, victim))
+            print(f"{len(kills):4} {victim} killed during {stage}", flush=True)
+            if chance.random() < 0.5:
+                study.wait_for_orphans()
+            if chance.random() < 0.3:
+                study.skew(chance)
+            if victim != "stage":
+                study.unlock()
+    study.run()
+    study.wait_for_orphans()
+    return kills
+
+
+def differences(study: Study, undisturbed: Study) -> list[str]:
+    """What is wrong with a study that was disturbed; empty if all is well."""
+    mine, theirs = study.artifacts(), undisturbed.artifacts()
+    wrong = [f"{name}: only in one of them" for name in sorted(mine.keys() ^ theirs.keys())]
+    wrong += [f"{name}: other contents" for name in sorted(mine.keys() & theirs.keys()) if mine[name] != theirs[name]]
+    wrong += [f"{name}: had finished, and was made again" for name in study.redone()]
+    wrong += [line for name, line in verify.bad(study.folder / "results")[1].items() if not name.endswith(PART)]
+    if "Nothing to be done" not in study.run("--dry-run"):
+        wrong.append("Snakemake has still something to do")
+    return wrong
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--studies", type=int, default=1, help="studies to kill (default: 1)")
+    parser.add_argument(
+        "--kills-per-stage", type=int, default=1, help="kills in each of the stages of a study (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of victims and moments (default: 0)")
+    parser.add_argument("--folder", type=Path, help="where the studies go (default: a new folder)")
+    chosen = parser.parse_args()
+    folder = chosen.folder or Path(tempfile.mkdtemp(prefix="faults-"))
+    print(f"studies in {folder}", flush=True)
+    undisturbed = Study(folder / "undisturbed")
+    undisturbed.run()
+    kills, wrong = [], []
+    for number in range(chosen.studies):
+        made = Study(folder / f"disturbed{number}")
+        kills += disturb(made, undisturbed.seconds(), chosen.kills_per_stage, random.Random(f"{chosen.seed} {number}"))
+        found = differences(made, undisturbed)
+        wrong += [f"study {number}: {line}" for line in found]
+        print(f"study {number}: {len(found)} things wrong", *found, sep="\n", flush=True)
+    counted = collections.Counter(kills)
+    print(f"\n{'':20}" + "".join(f"{victim:>12}" for victim in VICTIMS))
+    for stage in STAGES:
+        print(f"{stage:20}" + "".join(f"{counted[stage, victim]:12}" for victim in VICTIMS))
+    print(f"{len(kills)} kills, {len(wrong)} things wrong")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
