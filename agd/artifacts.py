@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,6 +64,18 @@ def room_for(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(
             f"{path}: can't be written ({os.strerror(number)}); make room, or choose another folder, and run again"
         ) from None
+
+
+def to_the_present(folder: str | os.PathLike) -> list[Path]:
+    """Date the files of a folder (in depth) that are dated in the future as of now, and return them.
+
+    A clock that was wrong, here or on a file server, is enough for Snakemake to throw away what is made from such a file. It
+    compares contents, so that a new date alone makes nothing anew.
+    """
+    late = [file for file in Path(folder).rglob("*") if file.is_file() and file.stat().st_mtime > time.time()]
+    for file in late:
+        os.utime(file)
+    return late
 
 
 def make_folder(path: str | os.PathLike) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd import base_model, config as settings_of, downloads
+from agd.artifacts import to_the_present
 from agd.cli import flags
 from agd.errors import UserError
 from agd.versions import VERSIONS
@@ -23,6 +24,13 @@ try:
     settings_of.check(config)
 except UserError as error:
     stop(error)
+
+
+onstart:
+    if late := to_the_present("results"):
+        print(
+            f"agd: {len(late)} files of results/ were dated in the future, as {late[0]}; a clock is wrong. They are dated now."
+        )
 
 
 wildcard_constraints:

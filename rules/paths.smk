@@ -1,4 +1,7 @@
 # Input functions: which files a job reads, and the checks that need a job to be wanted. No rules.
+import time
+
+CLOCKS_DIFFER = 60  # seconds, between machines that are well kept
 
 TRAINED_BASE = "results/{model}/base"
 TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
@@ -30,16 +33,25 @@ def base(wildcards):
     return config["models"][wildcards.model]["base_model"]
 
 
+def dated(key, files):
+    """The same files, given by the user; ends with one line if one is from the future: Snakemake would throw away what is
+    made from it."""
+    for file in files:
+        if (when := Path(file).stat().st_mtime) > time.time() + CLOCKS_DIFFER:
+            stop(f"{key}: {file} is dated {time.ctime(when)}, in the future; mend the clock, or `touch` it")
+    return files
+
+
 def base_files(wildcards):
     """The files of a base model: trained here, or a folder of the user's; none for one on the hub."""
-    name = base(wildcards)
+    key, name = f"models.{wildcards.model}.base_model", base(wildcards)
     if name == TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
         return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(wildcards.model)])
     try:
-        folder = base_model.locate(name, f"models.{wildcards.model}.base_model", download=False)
+        folder = base_model.locate(name, key, download=False)
     except UserError as error:
         stop(error)
-    return base_model.files(folder) if Path(name).is_dir() else []
+    return dated(key, base_model.files(folder)) if Path(name).is_dir() else []
 
 
 def local(path):
@@ -62,6 +74,8 @@ def given(key, path, give):
             stop(error)
     if path not in [*downloads.KNOWN, *MADE_HERE] and not Path(path).exists():
         stop(f"{key}: {path} is not there; give {give}")
+    if Path(path).is_file() and path not in MADE_HERE:
+        dated(key, [path])
     return local(path)
 
 
@@ -89,18 +103,22 @@ def reference_file(wildcards):
 
 def clip_files(wildcards):
     """The files of the CLIP model that scores samples, if one is set."""
+    key = f"models.{wildcards.model}.calculate_metrics.clip_model"
     folder = settings("calculate_metrics", wildcards).get("clip_model")
     if folder and not Path(folder).is_dir():
-        stop(f"models.{wildcards.model}.calculate_metrics.clip_model: {folder} is not a folder; check the path")
-    return base_model.files(Path(folder)) if folder else []
+        stop(f"{key}: {folder} is not a folder; check the path")
+    return dated(key, base_model.files(Path(folder))) if folder else []
 
 
 def features_weights(wildcards):
     """The feature extractor's weights, if they are a file and not to be downloaded."""
+    key = f"models.{wildcards.model}.prepare_reference.features_weights"
     path = settings("prepare_reference", wildcards)["features_weights"]
-    if path and path not in MADE_HERE and not Path(path).is_file():
-        stop(f"models.{wildcards.model}.prepare_reference.features_weights: {path} is not there; check the path")
-    return path or []
+    if not path or path in MADE_HERE:
+        return path or []
+    if not Path(path).is_file():
+        stop(f"{key}: {path} is not there; check the path")
+    return dated(key, [path])
 
 
 def prompts(kind):
