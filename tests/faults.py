@@ -173,22 +173,26 @@ def _timeless(file: Path) -> bytes:
     return file.read_bytes() if file.name != "fid.txt" else b""
 
 
-def kill_once(study: Study, stage: str, victim: str, after: float) -> bool:
-    """Run Snakemake and kill `after` seconds of a job of a stage; False if none lived that long, and the run ended."""
-    run = study.start()
-    began: dict[int, float] = {}
+def kill_once(study: Study, stage: str, victim: str, after: float) -> str | None:
+    """Run Snakemake and kill `after` seconds of the first job of a stage, or as it ends, should that be sooner; then the
+    victim is Snakemake. Returns the victim, or None if the run ended without such a job."""
+    run, job, began = study.start(), None, 0.0
     while run.poll() is None:
-        for pid in [run.pid] if stage == START else study.jobs(stage):
-            if time.monotonic() - began.setdefault(pid, time.monotonic()) >= after:
-                with contextlib.suppress(ProcessLookupError):
-                    if victim == "tree":
-                        study.kill_all()
-                    else:
-                        os.kill(pid if victim == "stage" else run.pid, signal.SIGKILL)
-                run.wait()
-                return True
+        if job is None:
+            job = next(iter([run.pid] if stage == START else study.jobs(stage)), None)
+            began = time.monotonic()
+        over = job is not None and not Path(f"/proc/{job}").exists()
+        if over or (job is not None and time.monotonic() - began >= after):
+            victim = "snakemake" if over and victim == "stage" else victim
+            with contextlib.suppress(ProcessLookupError):
+                if victim == "tree":
+                    study.kill_all()
+                else:
+                    os.kill(job if victim == "stage" else run.pid, signal.SIGKILL)
+            run.wait()
+            return victim
         time.sleep(0.01)
-    return False
+    return None
 
 
 def disturb(
@@ -199,8 +203,9 @@ def disturb(
     for stage in STAGES:
         for _ in range(kills_per_stage):
             victim = "snakemake" if stage == START else chance.choice(VICTIMS)
-            if not kill_once(study, stage, victim, chance.uniform(0, usual[stage])):
-                break  # the stage's last job was faster than it used to be
+            victim = kill_once(study, stage, victim, chance.uniform(0, usual[stage]))
+            if victim is None:
+                break  # all of the stage's jobs had finished before they could be killed
             kills.append((stage, victim))
             print(f"{len(kills):4} {victim} killed during {stage}", flush=True)
             if chance.random() < 0.5:

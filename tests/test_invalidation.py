@@ -69,6 +69,10 @@ def guided_by_two(model):
     return sampled(model, ["cfg"])
 
 
+def of_the_other_family(model):
+    return based(model) | (prompted(model) if model == "tiny" else set())  # which then needs prompts
+
+
 def at_another_scale(model):
     return sampled(model, ["agd", "cfg"])
 
@@ -157,7 +161,7 @@ SETTINGS = {
     "calculate_metrics.clip_model": ("", metrics),
     "calculate_metrics.batch_size": (9, nothing),
     "calculate_metrics.device": ("auto", nothing),
-    "family": ({"tiny": "sd", "text": "dit"}, based),
+    "family": ({"tiny": "sd", "text": "dit"}, of_the_other_family),
     "base_model": ("other_base", based),
     "captions": ("other_captions.zip", prompted),
     "reference": ("other_images.zip", referenced),
@@ -313,12 +317,15 @@ def changed(folder: Path, setting: str, model: str, value) -> dict | None:
         section[name] = value[model] if name == "family" else value
         if name in ("base_model", "reference", "captions"):
             section[name] = str(folder / value)
-        if name == "family":  # the settings that are one family's alone go with it
-            section["sample_trajectories"].pop("class_labels", None)
-            section["sample"].pop("class_labels", None)
+        if name == "family":  # what is one family's alone goes with it
+            for stage in ("sample_trajectories", "sample"):
+                section[stage].pop("class_labels", None)
             section["calculate_metrics"].pop("clip_model", None)
+            section.pop("captions", None)
             if value[model] == "dit":
                 section["sample_trajectories"]["class_labels"] = section["sample"]["class_labels"] = "0-9"
+            else:
+                section["captions"] = "results/digits/annotations.zip"
     return configuration
 
 
