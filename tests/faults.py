@@ -174,9 +174,9 @@ def _timeless(file: Path) -> bytes:
 
 
 def kill_once(study: Study, stage: str, victim: str, after: float) -> str | None:
-    """Run Snakemake and kill `after` seconds of the first job of a stage, or as it ends, should that be sooner; then the
-    victim is Snakemake. Returns the victim, or None if the run ended without such a job."""
-    run, job, began = study.start(), None, 0.0
+    """Run Snakemake as far as a stage and kill `after` seconds of its first job, or as it ends, should that be sooner; then
+    the victim is Snakemake. Returns the victim, or None if the run ended without such a job."""
+    run, job, began = study.start(*(() if stage == START else ("--until", stage))), None, 0.0
     while run.poll() is None:
         if job is None:
             job = next(iter([run.pid] if stage == START else study.jobs(stage)), None)
