@@ -53,6 +53,7 @@ class Settings:
     batch_size: int
     micro_batch_size: int
     gradient_checkpointing: bool
+    gpu: int
     steps: int
     dtype: str
     log_interval: int
@@ -128,8 +129,9 @@ def train(
     seed: int,
     start: checkpoint.Progress,
     accelerator,
+    to_stop: list,
 ):
-    """The loop: yields the progress after each step."""
+    """The loop: yields after each step the progress, and whether to stop: all processes at the same step, once one is asked."""
     at, size = start, settings.micro_batch_size
     for step, batch in zip(range(at.step, settings.steps), loader, strict=True):
 
@@ -151,12 +153,14 @@ def train(
         total, size = devices.fitting(size, "micro_batch_size", gradients, alone=accelerator.num_processes == 1)
         optimizer.step()
         at.step = step + 1
-        at.recent.append(accelerator.reduce(total, "mean").item())
+        said = torch.stack([total, torch.full_like(total, bool(to_stop))])
+        loss, asked = accelerator.reduce(said, "mean").tolist()
+        at.recent.append(loss)
         if at.step % settings.log_interval == 0 or at.step == settings.steps:
             mean = sum(at.recent) / len(at.recent)
             at.rows.append({"step": at.step, "learning_rate": learning_rate(step, settings), "loss": mean})
             at.recent.clear()
-        yield at
+        yield at, asked > 0
 
 
 def run(files, settings: Settings, family) -> None:
@@ -171,6 +175,10 @@ def run(files, settings: Settings, family) -> None:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or Accelerator takes the first
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu")
+    if settings.gpu > accelerator.num_processes:
+        raise UserError(
+            f"gpu: {settings.gpu} GPUs want as many processes; start with `torchrun --standalone --nproc-per-node {settings.gpu} -m`"
+        )
     if settings.batch_size % accelerator.num_processes:
         raise UserError(
             f"batch_size: {settings.batch_size} can't be shared by {accelerator.num_processes} processes; give a multiple"
@@ -228,15 +236,17 @@ def run(files, settings: Settings, family) -> None:
     adapters.train()
     distill = accelerator.prepare(distillation)
     with when_asked() as to_stop, progress(None, STAGE, total=settings.steps, initial=start.step) as bar:
-        for at in train(distill, adapters, optimizer, loader, settings, files.seed, start, accelerator):
+        at = start
+        for at, stop in train(distill, adapters, optimizer, loader, settings, files.seed, start, accelerator, to_stop):
             bar.update()
             if at.rows:
                 bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)
             # The last step's stays: whoever loses the result, or doesn't know that it is whole, has it again in seconds.
             due = at.step % settings.checkpoint_interval == 0 or at.step == settings.steps
-            if accelerator.is_main_process and (to_stop or due):
+            if accelerator.is_main_process and (stop or due):
                 checkpoint.save(saved, adapters, optimizer, at, identity)
-            if to_stop:
+            if stop:
+                accelerator.wait_for_everyone()  # the first to leave takes the others with it
                 raise Terminated
 
     if accelerator.is_main_process:

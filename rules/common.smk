@@ -74,12 +74,25 @@ def how(stage):
 
 
 def gpu(stage):
-    """A resource: one GPU, unless the stage is to run on the CPU."""
+    """A resource: one GPU, or as many as are set, unless the stage is to run on the CPU."""
 
     def number(wildcards):
-        return int(settings(stage, wildcards)["device"] != "cpu")
+        chosen = settings(stage, wildcards)
+        return chosen.get("gpu", 1) if chosen["device"] != "cpu" else 0
 
     return number
+
+
+def python(stage):
+    """A param: what starts a stage's module, in as many processes as are set."""
+
+    def program(wildcards, resources):
+        chosen = settings(stage, wildcards)
+        if chosen["gpu"] == 1:
+            return "python -m"
+        return f"python -m torch.distributed.run --standalone --nproc-per-node {chosen['gpu']} -m"
+
+    return program
 
 
 def door(stage):

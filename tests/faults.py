@@ -13,6 +13,7 @@ import collections
 import contextlib
 import copy
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -145,18 +146,29 @@ class Study:
         finished, again = set(), []
         for file in self.runs:
             started, done = jobs_in(file.read_text())
-            again += sorted(finished & {output for outputs in started.values() for output in outputs})
-            finished |= {output for number in done for output in started[number]}
+            again += sorted(finished & {output for job in started.values() for output in job.outputs})
+            finished |= {output for number in done for output in started[number].outputs}
         return again
 
 
-def jobs_in(said: str) -> tuple[dict[str, list[str]], list[str]]:
-    """What a run of Snakemake said -> (job id -> its outputs, ids of those that it knew to be finished)."""
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job that a run of Snakemake has started."""
+
+    rule: str
+    outputs: tuple[str, ...]
+    command: str
+
+
+def jobs_in(said: str) -> tuple[dict[str, Job], list[str]]:
+    """What a run of Snakemake said -> (job id -> the job, ids of those that it knew to be finished)."""
     started = {}
-    for block in re.findall(r"^(?:local)?rule \w+:\n((?:    .*\n)+)", said, re.M):
+    for rule, block, command in re.findall(
+        r"^(?:local)?rule (\w+):\n((?:    .*\n)+)(?:Shell command: (.*)\n)?", said, re.M
+    ):
         found = dict(re.findall(r"^    (output|jobid): (.*)$", block, re.M))
         if "jobid" in found:
-            started[found["jobid"]] = found.get("output", "").split(", ")
+            started[found["jobid"]] = Job(rule, tuple(found.get("output", "").split(", ")), command)
     return started, re.findall(r"Finished jobid: (\d+)", said)
 
 

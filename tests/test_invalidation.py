@@ -139,6 +139,7 @@ SETTINGS = {
     "train.batch_size": (9, trained),
     "train.micro_batch_size": (3, nothing),
     "train.gradient_checkpointing": (True, nothing),
+    "train.gpu": (2, nothing),
     "train.steps": (5, trained),
     "train.dtype": ("bfloat16", trained),
     "train.log_interval": (3, nothing),

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,9 @@ def test_interrupted_and_resumed_equals_undisturbed(shards, tmp_path, monkeypatc
     seen, loop = [], train.train
 
     def stopping(*arguments):
-        for at in loop(*arguments):
+        for at, asked in loop(*arguments):
             seen.append(at.step)
-            yield at
+            yield at, asked
             if at.step == stop_at and len(seen) == stop_at:
                 raise Stopped
 
@@ -147,16 +148,53 @@ def test_reading_workers_change_nothing(shards, tmp_path):
     assert files(tmp_path / "alone") == files(tmp_path / "workers")
 
 
+def two_processes(*options) -> subprocess.Popen:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "agd.dit.train"]
+    command = [sys.executable, *map(str, (*launch, *options, "--model", "digits-dit"))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(run: subprocess.Popen) -> str:
+    """Wait for it; what it said, if all went well."""
+    said, _ = run.communicate()
+    assert run.returncode == 0, said
+    return said
+
+
 def test_two_processes_give_the_same_up_to_summation_order(shards, tmp_path):
     command("train", *words(shards, tmp_path / "one"))
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "agd.dit.train"]
-    options = words(shards, tmp_path / "two", "--model", "digits-dit")
-    done = subprocess.run([sys.executable, *map(str, launch + options)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    finish(two_processes(*words(shards, tmp_path / "two", "--gpu", 2)))
     one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
     for name in one:
         assert torch.allclose(one[name], two[name], atol=1e-4), name
+
+
+def test_two_processes_stop_together_and_go_on(shards, tmp_path):
+    def run(name: str) -> subprocess.Popen:
+        return two_processes(*words(shards, tmp_path / name, "--gpu", 2, "--checkpoint-interval", 20, steps=600))
+
+    finish(run("whole"))
+    cut = run("cut")
+    while not (tmp_path / "cut" / train.CHECKPOINT).exists():
+        assert cut.poll() is None, cut.communicate()
+        time.sleep(0.01)
+    cut.terminate()
+    said, _ = cut.communicate()
+    assert cut.returncode != 0
+    assert "stopped by SIGTERM; the same command goes on" in said
+    assert list(files(tmp_path / "cut")) == [train.CHECKPOINT]
+    assert checkpoint.read(tmp_path / "cut" / train.CHECKPOINT)[1]["progress"]["step"] < 600
+    assert "going on from step" in finish(run("cut"))
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_more_gpus_than_processes_is_one_line(shards, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command("train", *words(shards, tmp_path, "--gpu", 2))
+    assert (
+        "gpu: 2 GPUs want as many processes; start with `torchrun --standalone --nproc-per-node 2 -m`"
+        in capsys.readouterr().err
+    )
 
 
 def test_learning_rate_rises_then_falls():
