@@ -42,13 +42,31 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
         with room_for(path):
             yield aside
             os.chmod(aside, 0o666 & ~_umask())
-            with open(aside, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            _flush_folder(path.parent)
+            settle(aside, path)
     finally:
         with contextlib.suppress(OSError):  # on a disk that was made read-only it stays; agd.verify names it
             aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_aside(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a folder beside `path` in which to make what `settle` then gives its name; it vanishes when the block ends.
+
+    Raises UserError if the folder can't be made or written to, or if the disk or a quota is full.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    names = {"dir": path.parent, "prefix": f".{path.name}.", "suffix": PART}
+    with room_for(path), tempfile.TemporaryDirectory(**names, ignore_cleanup_errors=True) as aside:
+        yield Path(aside)
+
+
+def settle(aside: Path, path: Path) -> None:
+    """Give a file that is whole its final name, with all its bytes on the disk."""
+    with open(aside, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    _flush_folder(path.parent)
 
 
 @contextlib.contextmanager

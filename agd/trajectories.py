@@ -13,7 +13,6 @@ and, as attributes, the provenance. docs/artifacts.md says more.
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore, ZipStore
 
-from agd.artifacts import open_zip, write_zip
+from agd.artifacts import folder_aside, open_zip, write_zip
 from agd.errors import UserError
 
 SUFFIX = ".zarr.zip"
@@ -55,7 +54,7 @@ def write(path: str | Path, shard: Shard) -> None:
         )
     n, steps = shard.pairs.shape[:2]
     per_chunk = max(1, min(steps, _CHUNK_BYTES // shard.pairs[0, 0].nbytes))
-    with tempfile.TemporaryDirectory(dir=Path(path).parent, prefix=".zarr-") as folder:
+    with folder_aside(path) as folder:
         store = LocalStore(folder)
         group = zarr.open_group(store, mode="w", attributes={"trajectories": n, "provenance": shard.provenance})
         chunks = (1, per_chunk, *shard.pairs.shape[2:])
@@ -71,7 +70,7 @@ def write(path: str | Path, shard: Shard) -> None:
         array[:] = shard.pairs
         for name, values in _columns(shard).items():
             group.create_array(name, data=values, chunks=values.shape, compressors=None)
-        files = sorted(file for file in Path(folder).rglob("*") if file.is_file())
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
         write_zip(path, ((str(file.relative_to(folder)), file.read_bytes()) for file in files))
 
 

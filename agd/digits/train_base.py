@@ -8,8 +8,6 @@ embedder, and in training mode each would drop its own.
 """
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -19,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers.utils import logging
 
 from agd import devices
-from agd.artifacts import make_folder
+from agd.artifacts import folder_aside, make_folder, settle
 from agd.cli import door
 from agd.digits.architectures import ARCHITECTURES, autoencoder
 from agd.digits.data import captions, digits
@@ -123,14 +121,14 @@ def run(files, settings: Settings) -> None:
 def publish(pipe: DiffusionPipeline, folder: Path, made: dict) -> None:
     """Save aside, with a record that vouches for every file, then move each to its final name, the index last: without
     it the folder opens as no pipeline."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+    with folder_aside(folder) as aside:
         pipe.save_pretrained(aside)
-        names = [file.relative_to(aside) for file in Path(aside).rglob("*") if file.is_file()]
-        (Path(aside) / RECORD).write_bytes(sealed_json({"provenance": made, "files": vouch(aside, map(str, names))}))
+        names = [file.relative_to(aside) for file in aside.rglob("*") if file.is_file()]
+        (aside / RECORD).write_bytes(sealed_json({"provenance": made, "files": vouch(aside, map(str, names))}))
         names.append(Path(RECORD))
         for name in sorted(names, key=lambda name: (name.name == "model_index.json", name)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(aside) / name, folder / name)
+            settle(aside / name, folder / name)
 
 
 main = door(STAGE, model="digits-dit")
