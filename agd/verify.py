@@ -161,11 +161,9 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
 
 def read(path: Path) -> Iterator[tuple[Path, object]]:
     """(path, what it holds) of an artifact that is whole; nothing for other files. Raises UserError if it is bad."""
-    want(
-        not (path.name.startswith(".") and path.name.endswith(PART)),
-        path,
-        "left by a job that was killed, unless one is at it",
-    )
+    for place in (*reversed(path.parents), path):
+        aside = place.name.startswith(".") and place.name.endswith(PART)
+        want(not aside, place, "left by a job that was killed, unless one is at it")
     for pattern, reader, beside in KINDS:
         if match := re.search(rf"/{pattern}$", str(path)):
             for name in beside:

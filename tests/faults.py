@@ -129,8 +129,8 @@ class Study:
     def artifacts(self) -> dict[str, bytes]:
         """Path -> contents of all artifacts, less measured times."""
         results = self.folder / "results"
-        files = [file for file in results.rglob("*") if file.is_file() and not file.name.endswith(PART)]
-        names = {str(file.relative_to(results)): file for file in files}
+        names = {str(file.relative_to(results)): file for file in results.rglob("*") if file.is_file()}
+        names = {name: file for name, file in names.items() if f"{PART}/" not in f"{name}/"}  # left by killed jobs
         return {name: _timeless(file) for name, file in names.items() if not name.startswith(("logs/", "benchmarks/"))}
 
     def skew(self, chance: random.Random) -> None:
@@ -157,6 +157,7 @@ class Job:
 
     rule: str
     outputs: tuple[str, ...]
+    threads: int
     command: str
 
 
@@ -166,9 +167,10 @@ def jobs_in(said: str) -> tuple[dict[str, Job], list[str]]:
     for rule, block, command in re.findall(
         r"^(?:local)?rule (\w+):\n((?:    .*\n)+)(?:Shell command: (.*)\n)?", said, re.M
     ):
-        found = dict(re.findall(r"^    (output|jobid): (.*)$", block, re.M))
+        found = dict(re.findall(r"^    (output|jobid|threads): (.*)$", block, re.M))
         if "jobid" in found:
-            started[found["jobid"]] = Job(rule, tuple(found.get("output", "").split(", ")), command)
+            outputs = tuple(found.get("output", "").split(", "))
+            started[found["jobid"]] = Job(rule, outputs, int(found.get("threads", 1)), command)
     return started, re.findall(r"Finished jobid: (\d+)", said)
 
 
