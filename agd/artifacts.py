@@ -12,6 +12,7 @@ from agd.errors import UserError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed one keeps equal contents equal bytes
 _SEAL_LENGTH = 64  # hexadecimal sha256
+_LARGEST_ENTRY = 1 << 30  # bytes; COCO's captions, the largest that are read, are 0.1 GiB
 _END_RECORD = 22  # bytes of a zip's last record, which ends with the length of the comment
 
 
@@ -97,6 +98,16 @@ def open_zip(path: str | os.PathLike) -> zipfile.ZipFile:
     if not whole:
         raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
     return zipfile.ZipFile(path)
+
+
+def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """An entry of other people's zip, in memory. Raises UserError, naming it, if it would unpack to more than 1 GiB."""
+    size = archive.getinfo(name).file_size  # no more than this is unpacked, whatever there is
+    if size > _LARGEST_ENTRY:
+        raise UserError(
+            f"{archive.filename}/{name}: unpacks to {size} bytes, more than {_LARGEST_ENTRY}; unpack it yourself"
+        )
+    return archive.read(name)
 
 
 def check_if_sealed(path: str | os.PathLike) -> None:

@@ -104,9 +104,13 @@ def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_p
     """DINOv2 ViT-L/14 at 224 x 224, as in FD-DINOv2 (Stein et al., arXiv 2306.04675)."""
     import timm
 
-    own = dict(pretrained_cfg_overlay=dict(file=str(_existing(weights)))) if weights else {}
+    own = dict(file=str(_existing(weights))) if weights else dict(hf_hub_filename="model.safetensors")
+    if weights and Path(weights).suffix != ".safetensors":
+        raise UserError(f"features_weights: {weights} is not a .safetensors file, and nothing else is read; convert it")
     try:
-        model = timm.create_model(architecture, pretrained=True, img_size=224, num_classes=0, **own)
+        model = timm.create_model(
+            architecture, pretrained=True, img_size=224, num_classes=0, pretrained_cfg_overlay=own
+        )
     except Exception as error:  # whatever the hub's client or the file reader raises
         raise UserError(
             f"features_weights: the DINOv2 weights can't be had ({type(error).__name__}); give a file of timm's {architecture}"

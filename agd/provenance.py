@@ -15,7 +15,6 @@ from agd.errors import UserError
 from agd.versions import VERSIONS
 
 _PACKAGES = ("torch", "diffusers", "transformers", "timm", "zarr", "numpy")
-_WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
 def provenance(stage: str, settings: dict, device: str, **more) -> dict:
@@ -52,7 +51,7 @@ def _version(package: str) -> str | None:
 
 def model_fingerprint(folder: Path) -> str:
     """sha256 over the configuration and the weight files of one model folder (such as `base/transformer`)."""
-    files = sorted(f for f in folder.iterdir() if f.name == "config.json" or f.suffix in _WEIGHT_SUFFIXES)
+    files = sorted(f for f in folder.iterdir() if f.name == "config.json" or f.suffix == ".safetensors")
     hasher = hashlib.sha256()
     for file in files:
         hasher.update(f"{file.name} {_content_hash(file)}\n".encode())

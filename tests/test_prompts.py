@@ -415,13 +415,17 @@ def test_a_folder_without_clip_is_named(clip, base, tmp_path):
 
     assert refused(tmp_path / "none").startswith(f"clip_model: {tmp_path}/none doesn't hold a CLIP model")
     assert "doesn't hold a CLIP model and its processor; give a local folder" in refused(Path(base) / "transformer")
-    for lacking in ("model.safetensors", "tokenizer.json", "processor_config.json"):
+    for lacking, problem in {
+        "model.safetensors": "holds no weights (*.safetensors)",
+        "tokenizer.json": "doesn't hold a CLIP model and its processor (",
+        "processor_config.json": "doesn't hold a CLIP model and its processor (",
+    }.items():
         folder = tmp_path / lacking
         folder.mkdir()
         for file in Path(clip).iterdir():
             if file.name != lacking:
                 (folder / file.name).symlink_to(file)
-        assert f"{lacking} doesn't hold a CLIP model and its processor (" in refused(folder)
+        assert f"clip_model: {folder} {problem}" in refused(folder).replace(f"{folder}:", str(folder))
 
 
 @pytest.fixture

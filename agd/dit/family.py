@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DiTPipeline
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from torch import nn
 
 from agd import base_model, config, schedulers
@@ -51,8 +52,9 @@ class DiT:
         folder = base_model.locate(name)
         base_model.index(folder, "DiTPipeline")
         try:
-            pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, **({} if images else {"vae": None}))
-        except (ValueError, OSError, RuntimeError) as error:
+            without = {} if images else {"vae": None}
+            pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **without)
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)

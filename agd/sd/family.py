@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from agd import base_model, schedulers
@@ -52,7 +53,7 @@ class TextToImage:
             pipe = _CLASSES[declared["_class_name"]].from_pretrained(
                 folder, dtype=dtypes, use_safetensors=True, **without
             )
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
