@@ -20,10 +20,12 @@ _END_RECORD = 22  # bytes of a zip's last record, which ends with the length of 
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write to; it takes the name `path` when the block ends, and vanishes when the block fails.
 
-    Raises UserError if the folder can't be made or written to.
+    Raises UserError if the folder can't be made or written to, or `path` is itself one.
     """
     path = Path(path)
     make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder is there; give the name of a file to write")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     aside = Path(name)

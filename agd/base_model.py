@@ -115,6 +115,14 @@ def _want_safe(where: str, names: list[str], model: str) -> None:
     raise UserError(f"{where}: holds no weights (*{_SAFE}); fetch the model again")
 
 
+def check_whole(folder: Path, *models) -> None:
+    """Raise a UserError if the weights that these models of diffusers were opened with lacked some: those have no values
+    then, and transformers' would be random. None stands for a part that was left out."""
+    for model in filter(None, models):
+        if lacking := [name for name, values in model.named_parameters() if values.is_meta]:
+            raise UserError(f"{folder}: its weights lack {lacking[0]} ({len(lacking)} in all); fetch the model again")
+
+
 def revision(folder: Path) -> str | None:
     """The hub commit that a cached folder is a snapshot of, or None for a plain folder."""
     return folder.name if folder.parent.name == "snapshots" else None

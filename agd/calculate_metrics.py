@@ -131,6 +131,7 @@ def run(files, settings: Settings) -> None:
     if Path(files.ref).suffix != ".npz":
         list_images(files.ref)  # a missing or empty folder shows before any weights are loaded
     device = devices.device(settings.device)
+    cost = total_cost(samples)
     score, scored_by = prompt_score(samples, settings, device)
     extract = features.extractor(settings.features, settings.features_weights, device)
     reference = open_reference(files.ref, extract, settings)
@@ -149,7 +150,7 @@ def run(files, settings: Settings) -> None:
     record = {
         **features.compare(vectors, reference, settings.neighbours),
         **score,
-        **total_cost(samples),
+        **cost,
         "num_samples": len(vectors),
         "features": extract.name,
         "reference": {"source": reference.source, "images": reference.n},

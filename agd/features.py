@@ -210,6 +210,8 @@ def read_reference(path: str | Path) -> Reference:
         ) from None
     if mu.ndim != 1 or sigma.shape != mu.shape * 2:
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
+    if not all(values.dtype.kind in "fiu" and np.isfinite(values).all() for values in (mu, sigma)):
+        raise UserError(f"{path}: mu or sigma has values that are no finite numbers; make it again")
     known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more
     return Reference(mu=mu, sigma=sigma, features=features, **known)
 

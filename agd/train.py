@@ -169,7 +169,15 @@ def run(files, settings: Settings, family) -> None:
 
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or Accelerator takes the first
-    accelerator = accelerate.Accelerator(cpu=device.type == "cpu")
+    try:
+        accelerator = accelerate.Accelerator(
+            cpu=device.type == "cpu", mixed_precision="no"
+        )  # whatever it is launched with
+    except ValueError as error:
+        raise UserError(
+            f"environment: WORLD_SIZE, LOCAL_RANK or an ACCELERATE_ variable can't be followed ({error}); unset it, or use "
+            f"`accelerate launch`"
+        ) from None
     if settings.batch_size % accelerator.num_processes:
         raise UserError(
             f"batch_size: {settings.batch_size} can't be shared by {accelerator.num_processes} processes; give a multiple"

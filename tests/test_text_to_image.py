@@ -236,13 +236,15 @@ def test_a_long_prompt_is_said_once(folders, tmp_path, capsys):
         ),
     ],
 )
-def test_schedulers_that_will_not_do_are_named(described, name, steps, message):
+def test_schedulers_that_will_not_do_are_named(described, name, steps, message, tmp_path):
     full = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "timestep_spacing": "leading"} | described
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(full))
     if message is None:
-        schedulers.check(full, name, steps, "M")
+        schedulers.check(tmp_path, name, steps, "M")
     else:
         with pytest.raises(UserError, match=message):
-            schedulers.check(full, name, steps, "M")
+            schedulers.check(tmp_path, name, steps, "M")
 
 
 @pytest.mark.parametrize("name", schedulers.BY_NAME)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agd import devices
-from agd.artifacts import writing
+from agd.artifacts import make_folder, writing
 from agd.cli import door
 from agd.digits.data import digits
 from agd.features import DigitsClassifier
@@ -62,8 +62,9 @@ def train(settings: Settings, device: torch.device) -> tuple[DigitsClassifier, f
 
 def run(files, settings: Settings) -> None:
     """Write the weights, and `.json` beside them with the accuracy and their checksum."""
-    device = devices.device(settings.device)
     output = Path(files.output)
+    make_folder(output.parent)
+    device = devices.device(settings.device)
     model, accuracy = train(settings, device)
     made = provenance(
         STAGE, {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}, devices.describe(device)

@@ -57,6 +57,7 @@ class DiT:
         except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
+        base_model.check_whole(folder, pipe.transformer, pipe.vae)
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
         self.scheduler = pipe.scheduler
         self.vae = pipe.vae.to(device).eval().requires_grad_(False) if images else None
@@ -88,8 +89,7 @@ class DiT:
             raise UserError(
                 f"guided_channels: {settings.guided_channels} is more than the {described['in_channels']} channels of {name}"
             )
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        schedulers.check(scheduler, settings.scheduler, settings.num_inference_steps, name)
+        schedulers.check(folder, settings.scheduler, settings.num_inference_steps, name)
         return settings, labels
 
     def follow(self, files) -> dict:
@@ -120,7 +120,7 @@ class DiT:
 
 
 def _config(folder: Path) -> dict:
-    return read_json(folder / "transformer" / "config.json")
+    return read_json(folder / "transformer" / "config.json", "num_embeds_ada_norm", "in_channels", "sample_size")
 
 
 FAMILY = DiT
