@@ -22,10 +22,7 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises UserError if the folder can't be made or written to, or `path` is itself one.
     """
-    path = Path(path)
-    make_folder(path.parent)
-    if path.is_dir():
-        raise UserError(f"{path}: a folder is there; give the name of a file to write")
+    path = can_write(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     aside = Path(name)
@@ -38,6 +35,15 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def can_write(path: str | os.PathLike) -> Path:
+    """Make a file's folder, or raise a UserError that names what is in the way of writing the file."""
+    path = Path(path)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder is there; give the name of a file to write")
+    return path
 
 
 def make_folder(path: str | os.PathLike) -> Path:

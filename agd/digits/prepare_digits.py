@@ -6,11 +6,10 @@ reference and a source of prompts like any other.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from agd.artifacts import make_folder, write_zip
+from agd.artifacts import can_write, write_zip
 from agd.cli import door
 from agd.digits.data import captions, digits
 from agd.images import write_images
@@ -36,7 +35,7 @@ def annotations(names: list[str], sentences: list[str], indices: Sequence[int]) 
 def run(files, settings: Settings) -> None:
     """Write `{index}-{label}.png`, all of them, and the captions in two parts, for training and for validation."""
     for file in (files.output, files.annotations):
-        make_folder(Path(file).parent)  # neither is written if the other can't be
+        can_write(file)  # or one would be left without the other
     images, labels = digits()
     names = [f"{i:04d}-{label}" for i, label in enumerate(labels.tolist())]
     as_bytes = (images * 255).round().to(torch.uint8).numpy()

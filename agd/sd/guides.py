@@ -13,7 +13,7 @@ from agd.artifacts import sha256
 from agd.base_model import check_weights
 from agd.errors import UserError
 from agd.images import open_image
-from agd.provenance import model_fingerprint
+from agd.provenance import model_fingerprint, read_json
 
 _NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
 
@@ -33,16 +33,22 @@ def check(files) -> None:
             raise UserError(f"{_flag(name)}: {path} is not there; check the path")
         if path:
             _picture(f"{name}_image", getattr(files, f"{name}_image"))
-            _without_pickles(name, files)
+            _check_weights(name, files)
 
 
-def _without_pickles(name: str, files) -> None:
+def _check_weights(name: str, files) -> None:
     if name == "ip_adapter" and Path(files.ip_adapter).suffix != ".safetensors":
         raise UserError(
             f"--ip-adapter: {files.ip_adapter} is not a .safetensors file, and nothing else is read; convert it"
         )
     folder = "image_encoder" if name == "ip_adapter" else name
     check_weights(Path(getattr(files, folder)), f"{_flag(folder)}: ")
+    wanted = ControlNetModel.__name__
+    if (
+        name == "controlnet"
+        and (kind := read_json(Path(files.controlnet) / "config.json").get("_class_name")) != wanted
+    ):
+        raise UserError(f"--controlnet: {files.controlnet} holds {kind}, not {wanted}; give a ControlNet")
 
 
 def identities(files) -> dict[str, str]:
@@ -91,7 +97,10 @@ def open_controlnet(pipe, files, dtype: torch.dtype, side: int) -> tuple[Control
 
 def _opened(name: str, kind, path: str, dtype: torch.dtype):
     try:
-        return kind.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        model, loading = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        if lacking := sorted(loading["missing_keys"]):
+            raise ValueError(f"its weights lack {lacking[0]}, {len(lacking)} in all")
+        return model
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{_flag(name)}: {path} can't be opened ({_words(error)}); give a folder that holds a {kind.__name__}"
