@@ -94,6 +94,9 @@ def read(path: str | Path, pairs: bool = True) -> Shard:
         group = _open(path)
         array = group["pairs"]
         names = list(group["conditions"].array_keys())
+        columns = [column for part in (group, group["conditions"]) for _, column in part.arrays()]
+        if sum(column.nbytes for column in columns) > Path(path).stat().st_size:  # nothing in a shard is compressed
+            raise UserError(f"{path}: holds less than it says; delete it and sample the trajectories again")
         shard = Shard(
             pairs=array[:] if pairs else array,
             timesteps=group["timesteps"][:],

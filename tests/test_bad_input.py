@@ -76,6 +76,7 @@ MISTAKES = {
         ("adapter named with a space", "models: {dit: {adapters: {'a b': {}}}}", "models.dit.adapters: 'a b' is not allowed"),
         ("unknown family", "models: {dit: {family: gan}}", "models.dit.family: 'gan' is not allowed; must be one of dit, sd"),
         ("empty base model", "models: {dit: {base_model: ''}}", "models.dit.base_model: '' is not allowed"),
+        ("braces in a path", "models: {dit: {reference: 'images {a}'}}", "models.dit.reference: 'images {a}' is not allowed; must be string or null, matching ^[^{}]*$"),
         ("no base model", "models: {new: {family: dit}}", "models.new.base_model: missing; add it to the configuration"),
         ("no settings", f"models: {{new: {NEW}}}", "models.new.sample_trajectories.num_trajectories: missing; give a value (must be integer, at least 1)"),
         ("no captions", f"models: {{new: {NEW.replace('dit', 'sd')}}}", "models.new.captions: missing; models of the family sd need it"),
