@@ -161,6 +161,7 @@ MISTAKES = {
     ],
     "guides' weights": [
         ("text encoder for an image encoder", f"{PICTURE} --prompt x --ip-adapter CLASSIFIER --ip-adapter-image BAD/dot.png --image-encoder STABLE/text_encoder", "--image-encoder: STABLE/text_encoder can't be opened"),
+        ("image encoder that lacks a weight", f"{PICTURE} --prompt x --ip-adapter CLASSIFIER --ip-adapter-image BAD/dot.png --image-encoder BAD/encoder-lack", "--image-encoder: BAD/encoder-lack can't be opened (its weights lack"),
         ("ControlNet of another kind", f"{PICTURE} --prompt x --controlnet STABLE/vae --controlnet-image BAD/dot.png", "--controlnet: STABLE/vae holds AutoencoderKL, not ControlNetModel; give a ControlNet"),
         ("damaged IP-Adapter", f"{PICTURE} --prompt x --ip-adapter BAD/cut.safetensors --ip-adapter-image BAD/dot.png --image-encoder BAD/encoder", "--ip-adapter: BAD/cut.safetensors doesn't fit this model"),
         ("other weights for an IP-Adapter", f"{PICTURE} --prompt x --ip-adapter CLASSIFIER --ip-adapter-image BAD/dot.png --image-encoder BAD/encoder", "--ip-adapter: CLASSIFIER doesn't fit this model"),
@@ -431,7 +432,9 @@ def bad_files(bad: Path, good: dict[str, Path]) -> None:
     shutil.copy(good["CLASSIFIER"], bad / "lonely.safetensors")
     shutil.copy(good["CLASSIFIER"], bad / "cut.safetensors")
     cut(bad / "cut.safetensors")
-    image_encoder().save_pretrained(bad / "encoder")
+    for name in ("encoder", "encoder-lack"):
+        image_encoder().save_pretrained(bad / name)
+    lack_first(bad / "encoder-lack" / "model.safetensors")
     save_pipeline(bad / "deeper", layers=3)
     save_pipeline(bad / "reseeded", seed=5)
 
