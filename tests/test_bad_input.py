@@ -456,7 +456,7 @@ def merge(into: dict, new: dict) -> dict:
 
 def fails(variables: dict, program: str, words: list[str], capsys) -> tuple[int, str]:
     """Exit code and stderr of `python -m program words`; in this process, unless its variables are read at the start."""
-    if any(name.startswith("HF_") for name in variables):
+    if any(name.startswith(("HF_", "CUDA_")) for name in variables):
         line = [sys.executable, "-W", "ignore", "-m", program, *words]
         done = subprocess.run(line, capture_output=True, text=True, env=os.environ | variables)
         return done.returncode, done.stderr
