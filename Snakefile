@@ -1,8 +1,10 @@
 # Adapter guidance distillation: from a base model to a comparison of one pass with two. docs/running.md explains.
+import shlex
+
 from snakemake.utils import min_version
 
 min_version("9.0")
-shell.prefix(f"export PYTHONPATH='{workflow.basedir}'${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
+shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
 
 
 include: "rules/common.smk"

@@ -17,13 +17,10 @@ from agd.errors import UserError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed one keeps equal contents equal bytes
 _SEAL_LENGTH = 64  # hexadecimal sha256
+_LARGEST_ENTRY = 1 << 30  # bytes; COCO's captions, the largest that are read, are 0.1 GiB
 _END_RECORD = 22  # bytes of a zip's last record, which ends with the length of the comment
-_NO_ROOM = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-)  # a full disk, a quota, a limit, a disk made read-only
+# A full disk, a quota, a limit on files, a disk that was made read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PART = ".part"  # how the name of a file that is being written ends
 
 
@@ -31,10 +28,9 @@ PART = ".part"  # how the name of a file that is being written ends
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write to; it takes the name `path` when the block ends, and vanishes when the block fails.
 
-    Raises UserError if the folder can't be made or written to, or if the disk or a quota is full.
+    Raises UserError if the folder can't be made or written to, `path` is itself one, or the disk or a quota is full.
     """
-    path = Path(path)
-    make_folder(path.parent)
+    path = can_write(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     os.close(handle)
     aside = Path(name)
@@ -94,6 +90,15 @@ def to_the_present(folder: str | os.PathLike) -> list[Path]:
     for file in late:
         os.utime(file)
     return late
+
+
+def can_write(path: str | os.PathLike) -> Path:
+    """Make a file's folder, or raise a UserError that names what is in the way of writing the file."""
+    path = Path(path)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder is there; give the name of a file to write")
+    return path
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -156,6 +161,16 @@ def open_zip(path: str | os.PathLike) -> zipfile.ZipFile:
     if not whole:
         raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
     return zipfile.ZipFile(path)
+
+
+def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """An entry of other people's zip, in memory. Raises UserError, naming it, if it would unpack to more than 1 GiB."""
+    size = archive.getinfo(name).file_size  # no more than this is unpacked, whatever there is
+    if size > _LARGEST_ENTRY:
+        raise UserError(
+            f"{archive.filename}/{name}: unpacks to {size} bytes, more than {_LARGEST_ENTRY}; unpack it yourself"
+        )
+    return archive.read(name)
 
 
 def check_if_sealed(path: str | os.PathLike) -> None:

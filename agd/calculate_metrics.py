@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from agd import config, devices, features
-from agd.artifacts import make_folder, sha256, writing
+from agd.artifacts import can_write, sha256, writing
 from agd.clip_score import clip_score
 from agd.errors import UserError
 from agd.images import list_images, read_images
@@ -126,11 +126,11 @@ def run(files, settings: Settings) -> None:
     samples = find_samples(files)
     if files.output is None and files.dir is None:
         raise UserError("--output: missing; say which file to write")
-    output = Path(files.output or Path(files.dir) / "metrics.json")
-    make_folder(output.parent)
+    output = can_write(files.output or Path(files.dir) / "metrics.json")
     if Path(files.ref).suffix != ".npz":
         list_images(files.ref)  # a missing or empty folder shows before any weights are loaded
     device = devices.device(settings.device)
+    cost = total_cost(samples)
     score, scored_by = prompt_score(samples, settings, device)
     extract = features.extractor(settings.features, settings.features_weights, device)
     reference = open_reference(files.ref, extract, settings)
@@ -149,7 +149,7 @@ def run(files, settings: Settings) -> None:
     record = {
         **features.compare(vectors, reference, settings.neighbours),
         **score,
-        **total_cost(samples),
+        **cost,
         "num_samples": len(vectors),
         "features": extract.name,
         "reference": {"source": reference.source, "images": reference.n},

@@ -124,7 +124,8 @@ def door(stage: str, family: str | None = None, model: str | None = None) -> Cal
             print(f"{name}: stopped by SIGTERM; the same command goes on", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
         except OSError as error:
-            print(f"{name}: error: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+            said = UserError(f"{error.filename or 'input/output'}: {error.strerror or error}")
+            print(f"{name}: error: {said}", file=sys.stderr)
             sys.exit(2)
 
     return main

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from agd.base_model import check_weights
 from agd.errors import UserError
 
 
@@ -52,11 +53,12 @@ def load(model_folder: str):
         kind = None
     if kind != "clip":
         raise UserError(f"{problem}; {what_to_do}")
+    check_weights(Path(model_folder), "clip_model: ")
     try:
         model, loading = CLIPModel.from_pretrained(
             model_folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-        processor = CLIPProcessor.from_pretrained(model_folder, local_files_only=True)
+        processor = CLIPProcessor.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the readers of weights, tokenizers and configurations each have words of their own
         raise UserError(f"{problem} ({type(error).__name__}); {what_to_do}") from None
     if loading["missing_keys"]:

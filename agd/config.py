@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import re
 from pathlib import Path
 
 import jsonschema
@@ -76,6 +78,8 @@ def typed(value, spec: dict | None = None):
         return [typed(item, spec.get("items", {})) for item in value]
     kinds = spec.get("type", [])
     kinds = set(kinds if isinstance(kinds, list) else [kinds])
+    if isinstance(value, float) and "integer" in kinds and value.is_integer():
+        return int(value)
     if not isinstance(value, str) or not kinds & {"integer", "number", "boolean", "null"}:
         return value
     if "string" in kinds:
@@ -95,8 +99,13 @@ def check(config: dict) -> None:
     _check_against(schema(), config, "")
     for model, section in config["models"].items():
         for name, spec in schema()["$defs"]["model"]["properties"].items():
-            if section["family"] in spec.get("families", []) and name not in section:
+            needed = section["family"] in spec.get("families", [])
+            if needed and name not in section:
                 raise UserError(f"models.{model}.{name}: missing; models of the family {section['family']} need it")
+            if "families" in spec and name in section and not needed:
+                raise UserError(
+                    f"models.{model}.{name}: not for models of the family {section['family']}; leave it out"
+                )
         optional = [stage for stage in ("train_base", "prepare_prompts") if stage in section]
         for stage in ["prepare_reference", "sample_trajectories", "sample", "calculate_metrics", *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
@@ -124,6 +133,8 @@ def check_settings(stage: str, values: dict, where: str = "", family: str | None
     for name in known:
         if name not in values:
             raise UserError(f"{_key(where, name)}: missing; give a value ({_allowed(known[name])})")
+        if isinstance(values[name], float) and not math.isfinite(values[name]):
+            raise UserError(f"{_key(where, name)}: {values[name]} is not allowed; {_allowed(known[name])}")
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
         raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
@@ -142,8 +153,17 @@ def class_labels(text: str, where: str = "class_labels") -> list[int]:
     return labels
 
 
+def _whole(validator, pattern: str, instance, rules: dict):
+    """JSON schema's `pattern`, for ours, which are anchored: Python's `$` would let a newline at the end pass."""
+    if isinstance(instance, str) and not re.fullmatch(pattern, instance):
+        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _whole})
+
+
 def _check_against(rules: dict, value, where: str) -> None:
-    validator = jsonschema.Draft202012Validator(rules)
+    validator = _Validator(rules)
     error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if error is None:
         return

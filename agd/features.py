@@ -104,9 +104,13 @@ def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_p
     """DINOv2 ViT-L/14 at 224 x 224, as in FD-DINOv2 (Stein et al., arXiv 2306.04675)."""
     import timm
 
-    own = dict(pretrained_cfg_overlay=dict(file=str(_existing(weights)))) if weights else {}
+    own = dict(file=str(_existing(weights))) if weights else dict(hf_hub_filename="model.safetensors")
+    if weights and Path(weights).suffix != ".safetensors":
+        raise UserError(f"features_weights: {weights} is not a .safetensors file, and nothing else is read; convert it")
     try:
-        model = timm.create_model(architecture, pretrained=True, img_size=224, num_classes=0, **own)
+        model = timm.create_model(
+            architecture, pretrained=True, img_size=224, num_classes=0, pretrained_cfg_overlay=own
+        )
     except Exception as error:  # whatever the hub's client or the file reader raises
         raise UserError(
             f"features_weights: the DINOv2 weights can't be had ({type(error).__name__}); give a file of timm's {architecture}"
@@ -206,6 +210,8 @@ def read_reference(path: str | Path) -> Reference:
         ) from None
     if mu.ndim != 1 or sigma.shape != mu.shape * 2:
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
+    if not all(values.dtype.kind in "fiu" and np.isfinite(values).all() for values in (mu, sigma)):
+        raise UserError(f"{path}: mu or sigma has values that are no finite numbers; make it again")
     known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more
     return Reference(mu=mu, sigma=sigma, features=features, **known)
 

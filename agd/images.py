@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from agd.artifacts import check_if_sealed, open_zip, write_zip, writing
+from agd.artifacts import check_if_sealed, open_zip, read_entry, write_zip, writing
 from agd.errors import UserError
 from agd.provenance import json_bytes
 
 _MANIFEST = "manifest.json"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file is called: Pillow starts other programs to read some others
 
 
 def write_images(path: str | Path, images_BCHW: np.ndarray, names: Sequence[str], manifest: dict) -> None:
@@ -42,7 +43,7 @@ def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
         if _MANIFEST not in archive.namelist():
             raise UserError(f"{path}: not a file of samples (it has no {_MANIFEST}); give what `sample` wrote")
         manifest = json.loads(archive.read(_MANIFEST))
-        return {name: _open(archive.read(name), f"{path}/{name}") for name in names}, manifest
+        return {name: open_image(archive.read(name), f"{path}/{name}") for name in names}, manifest
 
 
 def list_images(source: str | Path) -> list[str]:
@@ -69,22 +70,24 @@ def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.I
     source = Path(source)
     if source.is_dir():
         for name in names:
-            yield _open((source / name).read_bytes(), str(source / name))
+            yield open_image((source / name).read_bytes(), str(source / name))
         return
     with zipfile.ZipFile(source) as archive:
         for name in names:
             try:
-                data = archive.read(name)
+                data = read_entry(archive, name)
             except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError):
                 raise UserError(f"{source}/{name}: damaged; replace the file") from None
-            yield _open(data, f"{source}/{name}")
+            yield open_image(data, f"{source}/{name}")
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def open_image(data: bytes, name: str) -> Image.Image:
+    """An image file's bytes -> grey or RGB picture, decoded. Raises UserError, naming it, if it is damaged, of another
+    format, or too large to be meant (Pillow's limit)."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(f"{name}: not an image that can be read; replace or delete it") from None
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 

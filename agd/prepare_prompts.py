@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from agd.artifacts import check_if_sealed, writing
+from agd.artifacts import check_if_sealed, read_entry, writing
 from agd.cli import door
 from agd.errors import UserError
 from agd.provenance import provenance
@@ -75,8 +75,8 @@ def _read(source: Path, name: str) -> bytes:
             found = [place for place in places if place in archive.namelist()]
             if not found:
                 raise missing
-            return archive.read(found[0])
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+            return read_entry(archive, found[0])
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
         raise UserError(f"{source}: no zip, or a damaged one; {_WANTED}") from None
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from agd import devices, features
-from agd.artifacts import make_folder
+from agd.artifacts import can_write
 from agd.cli import door
 from agd.images import list_images
 
@@ -27,7 +27,7 @@ class Settings:
 
 def run(files, settings: Settings) -> None:
     """Write the statistics and features of the reference as .npz."""
-    make_folder(Path(files.output).parent)
+    can_write(files.output)
     if Path(files.reference).suffix == ".npz":
         features.write_reference(files.output, features.read_reference(files.reference))
         return

@@ -15,7 +15,6 @@ from agd.errors import UserError
 from agd.versions import VERSIONS
 
 _PACKAGES = ("torch", "diffusers", "transformers", "timm", "zarr", "numpy")
-_WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
 def provenance(stage: str, settings: dict, device: str, **more) -> dict:
@@ -52,7 +51,7 @@ def _version(package: str) -> str | None:
 
 def model_fingerprint(folder: Path) -> str:
     """sha256 over the configuration and the weight files of one model folder (such as `base/transformer`)."""
-    files = sorted(f for f in folder.iterdir() if f.name == "config.json" or f.suffix in _WEIGHT_SUFFIXES)
+    files = sorted(f for f in folder.iterdir() if f.name == "config.json" or f.suffix == ".safetensors")
     hasher = hashlib.sha256()
     for file in files:
         hasher.update(f"{file.name} {_content_hash(file)}\n".encode())
@@ -65,17 +64,19 @@ def _content_hash(file: Path) -> str:
     return target.name if target.parent.name == "blobs" and len(target.name) == 64 else sha256(file)
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object, or raise a UserError that names the file."""
+def read_json(path: Path, *keys: str) -> dict:
+    """Read a JSON object that has these keys, or raise a UserError that names the file."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError
-        return found
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; make it first, or check the path") from None
     except (ValueError, IsADirectoryError):
         raise UserError(f"{path}: not a JSON file; delete it and run again") from None
+    if missing := [key for key in keys if found.get(key) is None]:
+        raise UserError(f"{path}: says nothing of {missing[0]}; fetch the model again")
+    return found
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -34,6 +34,8 @@ def check_files(record_path: str | Path, record: dict, *names: str) -> None:
     """Check files that a record vouches for: those named, or all. Raises UserError, naming the first that is missing,
     damaged, or another's."""
     for name in names or record["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{record_path}: vouches for {name}, which is outside of its folder; make it again")
         file = Path(record_path).parent / name
         if not file.is_file():
             raise UserError(f"{file}: no such file; make it first, or check the path")

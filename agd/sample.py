@@ -118,7 +118,7 @@ def run(files, settings: Settings, family) -> None:
     if adapted:
         adapters = store.load(model.denoiser, files.dir, model.anatomy)
         adapters.current.guidance_scale = settings.guidance_scale
-        made["adapter"] = description["provenance"]
+        made["adapter"] = description.get("provenance", {})
     record = provenance(STAGE, config.what(STAGE, dataclasses.asdict(settings)), devices.describe(device), **made)
 
     size = files.count or settings.chunk_size

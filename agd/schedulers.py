@@ -1,9 +1,12 @@
 """Schedulers: those that give the same images from the same noise, whatever the batch."""
 
+from pathlib import Path
+
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from agd.errors import UserError
+from agd.provenance import read_json
 
 BY_NAME = {
     # Latents have no range to be clipped to, whatever the checkpoint says; `from_config` from Euler would clip.
@@ -16,11 +19,12 @@ BY_NAME = {
 _DETERMINISTIC = {kind.__name__ for kind, _ in BY_NAME.values()} | {"PNDMScheduler", "DEISMultistepScheduler"}
 
 
-def check(described: dict, name: str, steps: int, model: str) -> None:
-    """Raise a UserError unless a model's scheduler_config.json (`described`) can be sampled with so many steps.
+def check(folder: Path, name: str, steps: int, model: str) -> None:
+    """Raise a UserError unless a pipeline's folder says of a scheduler that can sample with so many steps.
 
-    name: `default` (the model's own) or a key of BY_NAME.
+    name: `default` (the model's own) or a key of BY_NAME. model: what the user calls the pipeline.
     """
+    described = read_json(folder / "scheduler" / "scheduler_config.json", "_class_name", "num_train_timesteps")
     own = described["_class_name"]
     draws = own not in _DETERMINISTIC or "sde" in described.get("algorithm_type", "")
     if name == "default" and draws:

@@ -38,7 +38,10 @@ def save(adapters: Adapters, folder: str | Path, record: dict, beside: Iterable[
 def read_description(folder: str | Path) -> dict:
     """The `config.json` of a saved adapter, checked to be one and unchanged. Raises UserError that names the file."""
     path = Path(folder) / CONFIG
-    if not {"adapter", "base_shape"} <= set(read_json(path)):
+    if not {"adapter", "base_shape"} <= set(found := read_json(path)) or set(found["base_shape"]) != {
+        "layers",
+        "features",
+    }:
         raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
     return read_sealed(path)
 

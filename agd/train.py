@@ -174,7 +174,12 @@ def run(files, settings: Settings, family) -> None:
 
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or Accelerator takes the first
-    accelerator = accelerate.Accelerator(cpu=device.type == "cpu")
+    try:  # float32 sums, whatever it is launched with
+        accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    except ValueError as error:
+        raise UserError(
+            f"environment: WORLD_SIZE, LOCAL_RANK or an ACCELERATE_ variable can't be followed ({error}); unset it, or use `torchrun`"
+        ) from None
     if settings.gpu > accelerator.num_processes:
         raise UserError(
             f"gpu: {settings.gpu} GPUs want as many processes; start with `torchrun --standalone --nproc-per-node {settings.gpu} -m`"

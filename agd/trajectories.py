@@ -79,6 +79,10 @@ def _columns(shard: Shard) -> dict[str, np.ndarray]:
     return columns | {f"conditions/{name}": values for name, values in shard.conditions.items()}
 
 
+def _open(path: str | Path) -> zarr.Group:
+    return zarr.open_group(ZipStore(path, mode="r"), mode="r", zarr_format=3)  # version 2 knows pickled arrays
+
+
 def read(path: str | Path, pairs: bool = True) -> Shard:
     """Read a shard, every byte of it checked; `pairs=False` leaves the large array as a lazy zarr array.
 
@@ -86,9 +90,12 @@ def read(path: str | Path, pairs: bool = True) -> Shard:
     """
     open_zip(path).close()
     try:
-        group = zarr.open_group(ZipStore(path, mode="r"), mode="r")
+        group = _open(path)
         array = group["pairs"]
         names = list(group["conditions"].array_keys())
+        columns = [column for part in (group, group["conditions"]) for _, column in part.arrays()]
+        if sum(column.nbytes for column in columns) > Path(path).stat().st_size:  # nothing in a shard is compressed
+            raise UserError(f"{path}: holds less than it says; delete it and sample the trajectories again")
         shard = Shard(
             pairs=array[:] if pairs else array,
             timesteps=group["timesteps"][:],
@@ -166,7 +173,7 @@ class Pairs:
             return self.shards[number].pairs
         key = (os.getpid(), number)
         if key not in self._opened:
-            self._opened[key] = zarr.open_group(ZipStore(self.paths[number], mode="r"), mode="r")["pairs"]
+            self._opened[key] = _open(self.paths[number])["pairs"]
         return self._opened[key]
 
 

@@ -16,6 +16,7 @@ from agd.digits.data import digits
 from agd.digits.train_classifier import Settings, train
 from agd.errors import UserError
 from agd.images import write_images
+from agd.records import sealed_json, vouch
 
 CPU = torch.device("cpu")
 
@@ -130,6 +131,8 @@ def test_statistics_of_another_extractor_are_refused(classifier, images, tmp_pat
     features.write_reference(
         tmp_path / "other.npz", features.Reference(**{**vars(reference), "extractor": "inception-v3"})
     )
+    cost = {"images": 60, "evaluations": 60, "seconds": 1, "files": vouch(images, ["images.zip"])}
+    (images / "images.json").write_bytes(sealed_json(cost))
     with pytest.raises(SystemExit):
         command(
             "calculate_metrics",

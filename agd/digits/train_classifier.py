@@ -4,14 +4,13 @@
 """
 
 import dataclasses
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from agd import devices
-from agd.artifacts import writing
+from agd.artifacts import can_write, writing
 from agd.cli import door
 from agd.digits.data import digits
 from agd.features import DigitsClassifier
@@ -62,8 +61,8 @@ def train(settings: Settings, device: torch.device) -> tuple[DigitsClassifier, f
 
 def run(files, settings: Settings) -> None:
     """Write the weights, and `.json` beside them with the accuracy and their checksum."""
+    output = can_write(files.output)
     device = devices.device(settings.device)
-    output = Path(files.output)
     model, accuracy = train(settings, device)
     made = provenance(
         STAGE, {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}, devices.describe(device)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DiTPipeline
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from torch import nn
 
 from agd import base_model, config, schedulers
@@ -51,10 +52,12 @@ class DiT:
         folder = base_model.locate(name)
         base_model.index(folder, "DiTPipeline")
         try:
-            pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, **({} if images else {"vae": None}))
-        except (ValueError, OSError, RuntimeError) as error:
+            without = {} if images else {"vae": None}
+            pipe = DiTPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **without)
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
+        base_model.check_whole(folder, pipe.transformer, pipe.vae)
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
         self.scheduler = pipe.scheduler
         self.vae = pipe.vae.to(device).eval().requires_grad_(False) if images else None
@@ -86,8 +89,7 @@ class DiT:
             raise UserError(
                 f"guided_channels: {settings.guided_channels} is more than the {described['in_channels']} channels of {name}"
             )
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        schedulers.check(scheduler, settings.scheduler, settings.num_inference_steps, name)
+        schedulers.check(folder, settings.scheduler, settings.num_inference_steps, name)
         return settings, labels
 
     def follow(self, files) -> dict:
@@ -118,7 +120,7 @@ class DiT:
 
 
 def _config(folder: Path) -> dict:
-    return read_json(folder / "transformer" / "config.json")
+    return read_json(folder / "transformer" / "config.json", "num_embeds_ada_norm", "in_channels", "sample_size")
 
 
 FAMILY = DiT

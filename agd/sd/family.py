@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from agd import base_model, schedulers
@@ -19,10 +21,11 @@ from agd.sd.anatomy import ANATOMY
 
 for theirs in (logging, transformers_logging):
     theirs.disable_progress_bar()  # a stage shows one bar of its own
-logging.set_verbosity_error()  # a prompt that is too long is said once, by `check`, not in every batch
+    theirs.set_verbosity_error()  # a prompt that is too long is said once, by `check`, not in every batch
 
 _CLASSES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
-_TEXT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+_ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+_TEXT = (*_ENCODERS, "tokenizer", "tokenizer_2")
 _NEVER = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -46,15 +49,20 @@ class TextToImage:
         declared = base_model.index(folder, *_CLASSES)
         self.double = declared["_class_name"] == StableDiffusionXLPipeline.__name__
         left_out = [*_NEVER, *([] if conditions else _TEXT), *([] if images else ["vae"])]
-        without = {part: None for part in left_out if part in declared}
+        given = {part: None for part in left_out if part in declared}
         dtypes = {"default": dtype, "vae": torch.float32}
         try:
+            if conditions:
+                given |= {
+                    part: _text_encoder(folder / part, dtype) for part in _ENCODERS if declared.get(part, [None])[0]
+                }
             pipe = _CLASSES[declared["_class_name"]].from_pretrained(
-                folder, dtype=dtypes, use_safetensors=True, **without
+                folder, dtype=dtypes, use_safetensors=True, **given
             )
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, SafetensorError) as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: can't be opened, fetch the model again ({words})") from None
+        base_model.check_whole(folder, pipe.unet, pipe.vae)
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
             if part is not None:
                 part.to(device).eval().requires_grad_(False)
@@ -81,7 +89,7 @@ class TextToImage:
         """
         folder = base_model.locate(name)
         declared = base_model.index(folder, *_CLASSES)
-        unet = read_json(folder / "unet" / "config.json")
+        unet = read_json(folder / "unet" / "config.json", "in_channels", "out_channels", "sample_size")
         channels = unet["in_channels"]
         if channels != unet["out_channels"]:
             raise UserError(
@@ -91,8 +99,7 @@ class TextToImage:
             raise UserError(
                 f"guided_channels: {settings.guided_channels} is more than the {channels} channels of {name}"
             )
-        described = read_json(folder / "scheduler" / "scheduler_config.json")
-        schedulers.check(described, settings.scheduler, settings.num_inference_steps, name)
+        schedulers.check(folder, settings.scheduler, settings.num_inference_steps, name)
         if settings.unconditional == "auto":
             zeros = declared.get("force_zeros_for_empty_prompt", False)
             settings = dataclasses.replace(settings, unconditional="zeros" if zeros else "empty")
@@ -169,8 +176,19 @@ class TextToImage:
         return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+def _text_encoder(folder: Path, dtype: torch.dtype):
+    """Opened by itself: inside a pipeline, weights that the files lack would be random ones without a word."""
+    opened, loading = _ENCODERS[folder.name].from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+    if lacking := sorted(loading["missing_keys"]):
+        raise UserError(f"{folder}: its weights lack {lacking[0]} ({len(lacking)} in all); fetch the model again")
+    return opened
+
+
 def _pixels_per_latent(folder: Path) -> int:
-    return 2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
+    described = read_json(folder / "vae" / "config.json", "block_out_channels")
+    return 2 ** (len(described["block_out_channels"]) - 1)
 
 
 FAMILY = TextToImage

@@ -5,12 +5,15 @@ from pathlib import Path
 import torch
 from diffusers import ControlNetModel
 from diffusers.models.embeddings import ImageProjection
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from agd.artifacts import sha256
+from agd.base_model import check_weights
 from agd.errors import UserError
-from agd.provenance import model_fingerprint
+from agd.images import open_image
+from agd.provenance import model_fingerprint, read_json
 
 _NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
 
@@ -30,6 +33,22 @@ def check(files) -> None:
             raise UserError(f"{_flag(name)}: {path} is not there; check the path")
         if path:
             _picture(f"{name}_image", getattr(files, f"{name}_image"))
+            _check_weights(name, files)
+
+
+def _check_weights(name: str, files) -> None:
+    if name == "ip_adapter" and Path(files.ip_adapter).suffix != ".safetensors":
+        raise UserError(
+            f"--ip-adapter: {files.ip_adapter} is not a .safetensors file, and nothing else is read; convert it"
+        )
+    folder = "image_encoder" if name == "ip_adapter" else name
+    check_weights(Path(getattr(files, folder)), f"{_flag(folder)}: ")
+    wanted = ControlNetModel.__name__
+    if (
+        name == "controlnet"
+        and (kind := read_json(Path(files.controlnet) / "config.json").get("_class_name")) != wanted
+    ):
+        raise UserError(f"--controlnet: {files.controlnet} holds {kind}, not {wanted}; give a ControlNet")
 
 
 def identities(files) -> dict[str, str]:
@@ -52,7 +71,7 @@ def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, to
     path = Path(files.ip_adapter)
     try:
         pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"--ip-adapter: {path} doesn't fit this model ({_words(error)}); give one made for it"
         ) from None
@@ -78,8 +97,11 @@ def open_controlnet(pipe, files, dtype: torch.dtype, side: int) -> tuple[Control
 
 def _opened(name: str, kind, path: str, dtype: torch.dtype):
     try:
-        return kind.from_pretrained(path, dtype=dtype, use_safetensors=True)
-    except (ValueError, OSError, RuntimeError) as error:
+        model, loading = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        if lacking := sorted(loading["missing_keys"]):
+            raise ValueError(f"its weights lack {lacking[0]}, {len(lacking)} in all")
+        return model
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{_flag(name)}: {path} can't be opened ({_words(error)}); give a folder that holds a {kind.__name__}"
         ) from None
@@ -87,8 +109,8 @@ def _opened(name: str, kind, path: str, dtype: torch.dtype):
 
 def _picture(name: str, path: str) -> Image.Image:
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError):
+        return open_image(Path(path).read_bytes(), path).convert("RGB")
+    except (OSError, UserError):
         raise UserError(f"{_flag(name)}: {path} is not a picture that can be read; give a PNG or JPEG file") from None
 
 

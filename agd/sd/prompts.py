@@ -40,7 +40,11 @@ def read_file(path: str | None) -> list[str]:
 
 def say_what_is_cut(found: list[str], tokenizer: Path, name: str) -> None:
     """Print a line if prompts are longer than the model's text encoder takes."""
-    read_by = CLIPTokenizer.from_pretrained(tokenizer)
+    try:
+        read_by = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+    except Exception as error:  # the readers of a tokenizer's files each have words of their own
+        problem = f"{tokenizer}: holds no tokenizer that can be read ({type(error).__name__})"
+        raise UserError(f"{problem}; fetch the model again") from None
     most = read_by.model_max_length
     long = [prompt for prompt in found if len(read_by(prompt, verbose=False).input_ids) > most]
     if long:
