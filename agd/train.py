@@ -174,7 +174,7 @@ def run(files, settings: Settings, family) -> None:
 
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # or Accelerator takes the first
-    try:  # float32 sums, whatever it is launched with
+    try:  # `dtype` says the precision, whatever it is launched with
         accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     except ValueError as error:
         raise UserError(
