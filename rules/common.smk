@@ -83,16 +83,14 @@ def gpu(stage):
     return number
 
 
-def python(stage):
-    """A param: what starts a stage's module, in as many processes as are set."""
+def launcher(stage):
+    """A param: the module that starts a stage in as many processes as are set, if not in one. Says only how, as above."""
 
-    def program(wildcards, resources):
-        chosen = settings(stage, wildcards)
-        if chosen["gpu"] == 1:
-            return "python -m"
-        return f"python -m torch.distributed.run --standalone --nproc-per-node {chosen['gpu']} -m"
+    def module(wildcards, resources):
+        number = settings(stage, wildcards)["gpu"]
+        return f"torch.distributed.run --standalone --nproc-per-node {number} -m" if number > 1 else ""
 
-    return program
+    return module
 
 
 def door(stage):

@@ -17,11 +17,11 @@ rule train:
         gpu=gpu("train"),
     params:
         version=VERSIONS["train"],
-        python=python("train"),
+        launcher=launcher("train"),
         door=door("train"),
         base=base,
         what=what("train"),
         how=how("train"),
     shell:
-        "{params.python} {params.door} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
+        "python -m {params.launcher} {params.door} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.what} {params.how} 2>&1 | tee {log}"

@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import command
 from PIL import Image
+from safetensors.torch import load_file
 from studies import ROOT, snakemake, study, write
 
 from agd import explain, verify
@@ -126,6 +129,22 @@ def test_a_printed_command_can_be_pasted(finished, base, classifier):
         capture_output=True,
     )
     assert output.read_bytes() == before
+
+
+def test_training_takes_as_many_processes_as_are_set(finished, base, classifier, tmp_path):
+    """`train.gpu`, which on a CPU is a number of processes."""
+    folder = shutil.copytree(finished, tmp_path / "study")
+    adapter = Path("results/tiny/seed0/adapters/agd/adapter.safetensors")
+    one = load_file(finished / adapter)
+    shutil.rmtree(folder / adapter.parent)
+    configuration = write(folder, study(base, classifier, train__gpu=2))
+    done = snakemake(folder, "--cores", "2", "--configfile", configuration, targets=(adapter,))
+    assert (
+        "python -m torch.distributed.run --standalone --nproc-per-node 2 -m agd.dit.train" in done.stdout + done.stderr
+    )
+    two = load_file(folder / adapter)
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-4), name
 
 
 def test_lints():
