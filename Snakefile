@@ -8,6 +8,7 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHON
 
 
 include: "rules/common.smk"
+include: "rules/machines.smk"
 include: "rules/paths.smk"
 include: "rules/download.smk"
 include: "rules/prepare_digits.smk"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd import base_model, config as settings_of, downloads
-from agd.artifacts import to_the_present
 from agd.cli import flags
 from agd.errors import UserError
 from agd.versions import VERSIONS
@@ -24,13 +23,6 @@ try:
     settings_of.check(config)
 except UserError as error:
     stop(error)
-
-
-onstart:
-    if late := to_the_present("results"):
-        print(
-            f"agd: {len(late)} files of results/ were dated in the future, as {late[0]}; a clock is wrong. They are dated now."
-        )
 
 
 wildcard_constraints:
@@ -71,26 +63,6 @@ def how(stage):
         return flags(settings_of.how(stage, settings(stage, wildcards)))
 
     return options
-
-
-def gpu(stage):
-    """A resource: one GPU, or as many as are set, unless the stage is to run on the CPU."""
-
-    def number(wildcards):
-        chosen = settings(stage, wildcards)
-        return chosen.get("gpu", 1) if chosen["device"] != "cpu" else 0
-
-    return number
-
-
-def launcher(stage):
-    """A param: the module that starts a stage in as many processes as are set, if not in one. Says only how, as above."""
-
-    def module(wildcards, resources):
-        number = settings(stage, wildcards)["gpu"]
-        return f"torch.distributed.run --standalone --nproc-per-node {number} -m" if number > 1 else ""
-
-    return module
 
 
 def door(stage):

@@ -1,8 +1,4 @@
 # Input functions: which files a job reads, and the checks that need a job to be wanted. No rules.
-import time
-
-CLOCKS_DIFFER = 60  # seconds, between machines that are well kept
-
 TRAINED_BASE = "results/{model}/base"
 TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
 _EVERY_BASE = ["model_index.json", "provenance.json", "scheduler/scheduler_config.json"]
@@ -31,15 +27,6 @@ def trained(wanted):
 
 def base(wildcards):
     return config["models"][wildcards.model]["base_model"]
-
-
-def dated(key, files):
-    """The same files, given by the user; ends with one line if one is from the future: Snakemake would throw away what is
-    made from it."""
-    for file in files:
-        if (when := Path(file).stat().st_mtime) > time.time() + CLOCKS_DIFFER:
-            stop(f"{key}: {file} is dated {time.ctime(when)}, in the future; mend the clock, or `touch` it")
-    return files
 
 
 def base_files(wildcards):
