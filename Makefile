@@ -12,6 +12,8 @@ demo: .venv/installed
 	@cat results/digits-dit/fid.txt
 	@echo "Pictures: results/digits-dit/samples.png results/digits-dit/training.png"
 
+# Idle threads that spin would take the cores from the other processes that tests start.
+test: export OMP_WAIT_POLICY = PASSIVE
 test: .venv/installed
 	python -m pytest tests
 

@@ -4,7 +4,9 @@ import shlex
 from snakemake.utils import min_version
 
 min_version("9.0")
-shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
+# A scheduler sends SIGTERM to all of a job's processes. Shell and `tee` outlive it, or the stage, which stops by itself after a
+# checkpoint, would be killed with the shell.
+shell.prefix(f"trap '' TERM; export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
 
 
 include: "rules/common.smk"

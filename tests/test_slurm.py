@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from conftest import command
 from studies import ROOT, snakemake_command, study
+
+from agd import checkpoint, train
 
 LAB = ROOT / "tests" / "slurm"
 MODEL = "digits-tiny"  # by this name the profile knows it for a small one
@@ -170,6 +173,20 @@ def test_a_study_on_slurm_is_the_local_one(tmp_path, base, classifier, local):
     assert set(states) == {"CANCELLED", "COMPLETED"}
     assert len(local.bytes()) == 2 + 1 + 1 + 1  # shards, adapter, its table, images
     assert there.bytes() == local.bytes()
+
+
+def test_a_cancelled_training_keeps_its_state(tmp_path, base, classifier):
+    """SIGTERM comes to every process of the job, and SIGKILL five seconds later."""
+    there = Study(tmp_path / "study", base, classifier, train__steps=1_000_000, train__checkpoint_interval=1_000_000)
+    folder, log = f"results/{MODEL}/seed0/adapters/agd", there.folder / f"results/logs/train/{MODEL}/seed0/agd.log"
+    run = there.submit("--retries", "0", targets=(f"{folder}/adapter.safetensors",))
+    wait(lambda: log.exists() and re.search(r"train: [1-9]\d*/", log.read_text()), seconds=150)  # steps are being made
+    (training,) = (job for job in jobs(there.folder, "running") if "train" in job["rule"])
+    slurm("scancel", training["id"])
+    assert there.end(run) != 0
+    assert "stopped by SIGTERM; the same command goes on" in log.read_text()
+    _, state = checkpoint.read(there.folder / folder / train.CHECKPOINT)
+    assert state["progress"]["step"] > 0
 
 
 def test_gpus_are_asked_for_and_given(tmp_path, base, classifier):
