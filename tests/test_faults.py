@@ -87,6 +87,7 @@ def error_of(job: Job, capsys) -> str:
     return line
 
 
+@pytest.mark.timeout(1800)
 def test_kills_in_every_stage_change_nothing(undisturbed, tmp_path):
     """PYTHONPATH=. python tests/faults.py --help: the same, for as long as one likes."""
     disturbed = Study(tmp_path / "disturbed")
@@ -176,8 +177,7 @@ def test_a_full_disk_under_snakemake(undisturbed, disk, left):
     fill(disk, leave=left)
     assert made.start().wait() != 0
     (disk / "filler").unlink()
-    if any((made.folder / ".snakemake" / "locks").iterdir()):
-        made.unlock()
+    made.unlock()  # it may have ended before or after it took the lock
     made.run()
     assert differences(made, undisturbed) == []
 
