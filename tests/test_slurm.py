@@ -171,7 +171,7 @@ def test_a_study_on_slurm_is_the_local_one(tmp_path, base, classifier, local):
     states = [job["state"] for job in jobs(there.folder)]
     assert states.count("CANCELLED") == 1
     assert set(states) == {"CANCELLED", "COMPLETED"}
-    assert len(local.bytes()) == 2 + 1 + 1 + 1  # shards, adapter, its table, images
+    assert len(local.bytes()) == 2 + 2 + 1 + 1  # shards, adapter and checkpoint, table, images
     assert there.bytes() == local.bytes()
 
 
