@@ -1,9 +1,12 @@
 """Files that are known by address and checksum: fetched whole, resumed where they broke off, checked before they get
 their name. Imports nothing heavy at the top, for Snakemake reads it at every start."""
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from agd.artifacts import make_folder, room_for
@@ -28,7 +31,8 @@ def file_name(url: str) -> str:
 
 
 def fetch(url: str, path: str | Path, key: str) -> None:
-    """Download a known file; what an earlier call got of it, `{path}.part`, is kept and continued.
+    """Download a known file; what an earlier call got of it, `{path}.part`, is kept and continued. While another process
+    (of a Snakemake that was killed, say) is at the same file, this one waits. What is there already is only checked.
 
     key: what the user set it with, named in errors. Raises UserError if the file can't be had, or not all of it, or if
     its checksum is another than expected; what was got is then deleted.
@@ -37,22 +41,44 @@ def fetch(url: str, path: str | Path, key: str) -> None:
 
     path = Path(path)
     make_folder(path.parent)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with room_for(path):
-            _continue(url, part)
-    except requests.RequestException as error:
-        raise UserError(
-            f"{key}: {url} can't be downloaded ({_reason(error)}); run again to go on, or fetch it and give its path"
-        ) from None
     kind, expected = KNOWN[url].split(":")
-    found = checksum(part, kind)
-    if found != expected:
-        part.unlink()
-        raise UserError(
-            f"{key}: {url} gave a file whose {kind} is {found} and not {expected}; run again, or fetch it and give its path"
-        )
-    os.replace(part, path)
+    with room_for(path), _alone(path.with_name(f"{path.name}.part")) as part:
+        if not part.stat().st_size and path.is_file() and checksum(path, kind) == expected:
+            part.unlink()  # got by the process that this one has waited for, or long ago
+            return
+        try:
+            _continue(url, part)
+        except requests.RequestException as error:
+            if not part.stat().st_size:
+                part.unlink()
+            raise UserError(
+                f"{key}: {url} can't be downloaded ({_reason(error)}); run again to go on, or fetch it and give its path"
+            ) from None
+        found = checksum(part, kind)
+        if found != expected:
+            part.unlink()
+            raise UserError(
+                f"{key}: {url} gave a file whose {kind} is {found} and not {expected}; run again, or fetch it and give its path"
+            )
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[Path]:
+    """The same path, of a file that is there and that no other process works on within the block."""
+    while True:
+        with open(part, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{part}: another process is at it; waiting", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass  # some clusters' file systems know no locks
+            # While this one waited, the other may have given the file its final name, or deleted it.
+            if part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno())):
+                yield part
+                return
 
 
 def checksum(path: Path, kind: str) -> str:
@@ -65,7 +91,7 @@ def _continue(url: str, part: Path) -> None:
     """Add to a part what is missing; from the start, if the server knows no ranges."""
     import requests
 
-    have = part.stat().st_size if part.exists() else 0
+    have = part.stat().st_size
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = (_SECONDS_TO_ANSWER, _SECONDS_BETWEEN_BYTES)
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:

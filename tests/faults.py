@@ -14,6 +14,8 @@ import contextlib
 import copy
 import csv
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import random
@@ -23,35 +25,57 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from studies import snakemake_command, study
+from server import Server
+from studies import ROOT, snakemake_command, study
 
-from agd import verify
+from agd import downloads, prepare_prompts, verify
 from agd.artifacts import PART
+from agd.digits import data, prepare_digits
 
 START = "start"  # Snakemake by itself, before any job
 # In the order of the study, so that each can be killed before the next begins.
 STAGES = (
-    *(START, "prepare_digits", "prepare_prompts", "train_classifier", "train_base", "prepare_reference"),
+    *(START, "prepare_digits", "download", "prepare_prompts", "train_classifier", "train_base", "prepare_reference"),
     *("sample_trajectories", "train", "sample", "calculate_metrics", "tabulate"),
 )
 VICTIMS = ("stage", "snakemake", "tree")
 TARGETS = ("results/tiny/fid.json", "results/text/prompts/samples.txt")
 SECONDS_TO_START = 3.0
+SECONDS_TO_DOWNLOAD = 2.0
+PADDING = 4 << 20  # bytes: with fewer, a download is one piece
 SKEW = 2 * 24 * 3600
 MEASURED = {"seconds", "seconds_per_image", "speedup_over_cfg"}  # what no two runs share
 
 
-def configuration() -> dict:
-    """A tiny study that makes all it needs, and a text-to-image model's prompts: every stage but `download`."""
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server of captions, in COCO's layout, that takes its time; its address is known as COCO's own is, in this process."""
+    sentences, made = data.captions(), io.BytesIO()
+    parts = {prepare_prompts.TRAINING: range(1000), prepare_prompts.VALIDATION: range(1000, len(sentences))}
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, part in parts.items():
+            described = prepare_digits.annotations([str(i) for i in range(len(sentences))], sentences, part)
+            archive.writestr(f"annotations/{name}", json.dumps(described))
+        archive.writestr("padding", random.Random(0).randbytes(PADDING))
+    with Server(made.getvalue(), "annotations.zip", SECONDS_TO_DOWNLOAD) as server:
+        downloads.KNOWN[server.url] = f"md5:{hashlib.md5(server.content).hexdigest()}"
+        yield server
+        del downloads.KNOWN[server.url]
+
+
+def configuration(captions: str) -> dict:
+    """A tiny study that makes all it needs, and the prompts of a text-to-image model, from captions at an address: every
+    stage."""
     tiny = study("results/tiny/base", Path("results/digits/classifier.safetensors"), adapters={"agd": {}})["models"][
         "tiny"
     ]
     tiny["train_base"] = {"architecture": "dit", "vae_steps": 2, "steps": 2, "batch_size": 8}
-    text = copy.deepcopy(tiny) | {"family": "sd", "captions": "results/digits/annotations.zip"}
+    text = copy.deepcopy(tiny) | {"family": "sd", "captions": captions}
     text |= {"base_model": "results/text/base", "prepare_prompts": {"num_prompts": 20}}
     text["train_base"]["architecture"] = "sd"
     for stage in ("sample_trajectories", "sample"):
@@ -62,11 +86,14 @@ def configuration() -> dict:
 class Study:
     """A study in a folder of its own, and the processes that work on it."""
 
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True)
-        self.folder = folder.resolve()
+    def __init__(self, folder: Path, server: Server):
+        (folder / "site").mkdir(parents=True)
+        self.folder, self.server = folder.resolve(), server
         self.runs: list[Path] = []  # what each run of Snakemake has said
-        (folder / "study.yaml").write_text(yaml.safe_dump(configuration()))
+        (folder / "study.yaml").write_text(yaml.safe_dump(configuration(server.url)))
+        # Python reads it as it starts: the server's file is known in every process.
+        known = f"from agd import downloads; downloads.KNOWN[{server.url!r}] = {downloads.KNOWN[server.url]!r}\n"
+        (folder / "site" / "sitecustomize.py").write_text(known)
 
     def start(self, *words: str) -> subprocess.Popen:
         """Start Snakemake in a process group of its own."""
@@ -75,6 +102,7 @@ class Study:
         command, environment = snakemake_command(
             self.folder, "--cores", "2", "--configfile", self.folder / "study.yaml", *words, targets=TARGETS
         )
+        environment |= {"PYTHONPATH": f"{self.folder / 'site'}:{ROOT}", "NO_PROXY": "127.0.0.1"}
         with open(output, "w") as file:
             return subprocess.Popen(
                 command, stdout=file, stderr=file, cwd=self.folder, env=environment, start_new_session=True
@@ -257,15 +285,17 @@ def main() -> None:
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     print(f"studies in {folder}", flush=True)
-    undisturbed = Study(folder / "undisturbed")
-    undisturbed.run()
     kills, wrong = [], []
-    for number in range(chosen.studies):
-        made = Study(folder / f"disturbed{number}")
-        kills += disturb(made, undisturbed.seconds(), chosen.kills_per_stage, random.Random(f"{chosen.seed} {number}"))
-        found = differences(made, undisturbed)
-        wrong += [f"study {number}: {line}" for line in found]
-        print(f"study {number}: {len(found)} things wrong", *found, sep="\n", flush=True)
+    with serving() as server:
+        undisturbed = Study(folder / "undisturbed", server)
+        undisturbed.run()
+        for number in range(chosen.studies):
+            made = Study(folder / f"disturbed{number}", server)
+            chance = random.Random(f"{chosen.seed} {number}")
+            kills += disturb(made, undisturbed.seconds(), chosen.kills_per_stage, chance)
+            found = differences(made, undisturbed)
+            wrong += [f"study {number}: {line}" for line in found]
+            print(f"study {number}: {len(found)} things wrong", *found, sep="\n", flush=True)
     counted = collections.Counter(kills)
     print(f"\n{'':20}" + "".join(f"{victim:>12}" for victim in VICTIMS))
     for stage in STAGES:

@@ -24,11 +24,12 @@ LIMIT = 300  # bytes: less than what any stage writes first
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Study:
+def undisturbed(tmp_path_factory) -> Iterator[Study]:
     """A study, run to its end. Tests copy it, and leave it as it is."""
-    made = Study(tmp_path_factory.mktemp("faults") / "undisturbed")
-    made.run()
-    return made
+    with faults.serving() as server:
+        made = Study(tmp_path_factory.mktemp("faults") / "undisturbed", server)
+        made.run()
+        yield made
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def disk(tmp_path) -> Iterator[Path]:
 
 def copy_of(study: Study, folder: Path) -> Study:
     """The same study in another folder; what Snakemake has said there is forgotten."""
-    copy = Study(folder)
+    copy = Study(folder, study.server)
     shutil.copytree(study.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run*.txt"))
     return copy
 
@@ -90,7 +91,7 @@ def error_of(job: Job, capsys) -> str:
 @pytest.mark.timeout(1800)
 def test_kills_in_every_stage_change_nothing(undisturbed, tmp_path):
     """PYTHONPATH=. python tests/faults.py --help: the same, for as long as one likes."""
-    disturbed = Study(tmp_path / "disturbed")
+    disturbed = Study(tmp_path / "disturbed", undisturbed.server)
     kills = disturb(disturbed, undisturbed.seconds(), kills_per_stage=1, chance=random.Random(0))
     assert [stage for stage, _ in kills] == list(STAGES)
     assert differences(disturbed, undisturbed) == []
@@ -128,7 +129,7 @@ def test_no_room_is_one_line_and_nothing_is_half_written(undisturbed, tmp_path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, whole)
     assert re.search(r"results/\S+: can't be written \(File too large\); make room, or choose another folder", line)
     assert before.items() <= made.artifacts().items() <= theirs.items()  # a small output may have been made, whole
-    assert not list(made.folder.rglob("*.part"))
+    assert not list(made.folder.rglob(f".*{faults.PART}"))  # what was downloaded stays, for the same command to go on
     run(job)
     assert made.artifacts() == theirs
 

@@ -1,7 +1,7 @@
 """Captions in, prompts out; files fetched from an address; how well images show their prompts."""
 
+import concurrent.futures
 import hashlib
-import http.server
 import json
 import re
 import string
@@ -17,6 +17,7 @@ import torch
 import yaml
 from conftest import command
 from PIL import Image
+from server import Server
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from agd import config, downloads, prepare_prompts
@@ -131,52 +132,13 @@ def test_digits_have_captions_of_every_kind(tmp_path):
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves CONTENT. breaks_after: bytes after which it hangs up, once. ranges: whether it knows them."""
-
-    breaks_after: int | None = None
-    ranges = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/folder/file.bin"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.send_response(200 if self.path == "/folder/file.bin" else 404)
-        self.end_headers()
-
-    def do_GET(self):
-        self.server.asked.append(self.headers["Range"])
-        start = int(self.headers["Range"].removeprefix("bytes=")[:-1]) if self.headers["Range"] else 0
-        if start >= len(CONTENT):
-            self.send_response(416)
-            self.end_headers()
-            return
-        start = start if self.server.ranges else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
-        self.end_headers()
-        last, self.server.breaks_after = self.server.breaks_after, None
-        self.wfile.write(CONTENT[start:last])
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Server() as serving:
+    with Server(CONTENT) as serving:
         digest = "md5:" + hashlib.md5(CONTENT).hexdigest()
         monkeypatch.setattr(downloads, "KNOWN", {serving.url: digest, serving.url + "x": digest})
-        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield serving
-        serving.shutdown()
-        thread.join()
 
 
 def whole(path: Path) -> bool:
@@ -200,6 +162,38 @@ def test_an_interrupted_download_goes_on(server, tmp_path, ranges):
     downloads.fetch(server.url, tmp_path / "file.bin", "key")
     assert whole(tmp_path / "file.bin")
     assert server.asked == [None, f"bytes={had}-"]
+
+
+def test_two_at_once_fetch_it_once(server, tmp_path, capsys):
+    server.seconds = 1
+    file = tmp_path / "file.bin"
+    both = [threading.Thread(target=downloads.fetch, args=(server.url, file, "key")) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert whole(file)
+    assert server.asked == [None]
+    assert f"{file}.part: another process is at it; waiting" in capsys.readouterr().out
+
+
+def test_one_that_waited_goes_on_where_the_other_broke_off(server, tmp_path):
+    server.seconds, server.breaks_after = 1, 2_000_000
+    file = tmp_path / "file.bin"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        both = [pool.submit(downloads.fetch, server.url, file, "key") for _ in range(2)]
+    assert sorted(type(each.exception()).__name__ for each in both) == ["NoneType", "UserError"]
+    assert whole(file)
+    assert len(server.asked) == 2
+    assert server.asked[1].startswith("bytes=")
+
+
+def test_nothing_is_left_of_a_download_that_got_nothing(server, tmp_path):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="can't be downloaded"):
+        downloads.fetch(server.url, tmp_path / "file.bin", "key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_whole_part_is_only_checked(server, tmp_path):
