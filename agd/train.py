@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import accelerate
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
@@ -131,7 +130,10 @@ def train(
     accelerator,
     to_stop: list,
 ):
-    """The loop: yields after each step the progress, and whether to stop: all processes at the same step, once one is asked."""
+    """The loop: yields after each step the progress, and whether to stop: all processes at the same step, once one is asked.
+
+    Raises UserError at the first row of the table whose loss is not finite.
+    """
     at, size = start, settings.micro_batch_size
     for step, batch in zip(range(at.step, settings.steps), loader, strict=True):
 
@@ -158,6 +160,10 @@ def train(
         at.recent.append(loss)
         if at.step % settings.log_interval == 0 or at.step == settings.steps:
             mean = sum(at.recent) / len(at.recent)
+            if not math.isfinite(mean):
+                raise UserError(
+                    f"loss: not finite at step {at.step}; lower --learning-rate, or use --dtype bfloat16 or float32"
+                )
             at.rows.append({"step": at.step, "learning_rate": learning_rate(step, settings), "loss": mean})
             at.recent.clear()
         yield at, asked > 0
@@ -255,8 +261,6 @@ def run(files, settings: Settings, family) -> None:
                 raise Terminated
 
     if accelerator.is_main_process:
-        if not all(np.isfinite(row["loss"]) for row in at.rows):
-            raise UserError("loss: not finite; lower --learning-rate, or use --dtype bfloat16 or float32")
         write_table(folder / TABLE, at.rows, base_loss)
         figures = {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base_loss}
         record = {
