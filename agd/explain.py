@@ -25,12 +25,12 @@ _CHANGED = re.compile(r"Params have changed since last execution: .*?before: (.*
 
 
 def dry_run(artifact: str, words: list[str]) -> str:
-    """What Snakemake says that it would do, and why. Raises UserError, with its own last line, if it can't say."""
+    """What Snakemake says that it would do, and why. Raises UserError, with its own line, if it can't say."""
     command = [sys.executable, "-m", "snakemake", artifact, "--snakefile", str(SNAKEFILE), "--dry-run", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        said = next((line for line in lines if "rror: " in line), " ".join(lines[-2:]))
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        said = next((line for line in lines if re.search("rror: |^No rule to produce", line)), " ".join(lines[-2:]))
         raise UserError(f"{artifact}: Snakemake can't plan it ({said.removeprefix('agd: error: ')}); mend that first")
     return done.stdout + done.stderr
 

@@ -98,6 +98,27 @@ def test_explain_says_why_and_what_with(finished, base, classifier, monkeypatch,
     assert lines[1].endswith("setting steps was 4 and is now 5")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["results/nothing.json"], "No rule to produce results/nothing.json"),
+        (["results/tiny/fid.json", "--configfile", "no.yaml"], "No such file or directory: 'no.yaml'"),
+        (["results/tiny/fid.json", "--config", "models=3"], "models: 3 is not allowed; must be object"),
+        (["results/tiny/fid.json", "--bogus"], "unrecognized arguments: --bogus"),
+    ],
+)
+def test_explain_says_why_it_cannot(words, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with pytest.raises(SystemExit) as end:
+        explain.main(words)
+    assert end.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"agd.explain: error: {words[0]}: Snakemake can't plan it (")
+    assert line in said
+    assert said.endswith("); mend that first")
+
+
 def test_what_verify_names_is_mended_by_what_it_says(finished, base, classifier, monkeypatch):
     monkeypatch.chdir(finished)
     shard = finished / "results/tiny/seed0/trajectories/guided/000006.zarr.zip"
