@@ -8,6 +8,7 @@ reasons.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def description(made: dict) -> list[str]:
 
 def explain(artifact: str, words: list[str]) -> list[str]:
     """The lines that say why an artifact would be made again, then what it was made with."""
-    path = Path(artifact)
+    path = Path(os.path.relpath(artifact))  # Snakemake knows its files by such paths alone
     if path.suffix == "":  # a folder: of an adapter, of a base, or of a model
         path /= {"adapters": store.CONFIG}.get(
             path.parent.name, RECORD if path.name in ("base", "prompts") else "fid.json"

@@ -19,15 +19,21 @@ def want(right: bool, path: Path, problem: str) -> None:
         raise UserError(f"{path}: {problem}")
 
 
-def neighbours(found: Found) -> Iterator[Callable[[], None]]:
-    """Checks of artifacts against each other, each to be called: it raises a UserError that names the one to remake."""
+def neighbours(found: Found, looked_at: Path) -> Iterator[Callable[[], None]]:
+    """Checks of artifacts against each other, each to be called: it raises a UserError that names the one to remake.
+
+    looked_at: the folder in which `found` is all there is; of what lies outside nothing is said.
+    """
     folders = sorted({path.parent for path in found})
     for folder in folders:
         here = {path: record for path, record in found.items() if path.parent == folder}
         if all(isinstance(record, trajectories.Shard) for record in here.values()):
             yield lambda here=here, folder=folder: _check_shards(folder, here, found)
         elif folder.parent.name == "adapters" and folder / store.CONFIG in here:
-            yield lambda folder=folder: _check_adapter(folder / store.CONFIG, found)
+            guided = folder.parents[1] / "trajectories" / "guided"
+            # Trajectories are large; whoever is done with them may have deleted them.
+            if guided.is_relative_to(looked_at) and any(guided.glob("*")):
+                yield lambda folder=folder, guided=guided: _check_adapter(folder / store.CONFIG, guided, found)
         elif folder.parents[2].name == "samples":
             zips = {path: record for path, record in here.items() if path.suffix == ".zip"}
             yield lambda zips=zips: _check_samples(zips, found)
@@ -47,17 +53,14 @@ def _check_shards(folder: Path, here: Found, found: Found) -> None:
     trajectories.check_together(list(here), list(here.values()))
 
 
-def _check_adapter(path: Path, found: Found) -> None:
+def _check_adapter(path: Path, guided: Path, found: Found) -> None:
     made = found[path]["provenance"]
-    folder = path.parents[2] / "trajectories" / "guided"
-    if not folder.is_dir():  # trajectories are large; whoever is done with them may have deleted them
-        return
-    shards = sorted(file for file in found if file.parent == folder)
+    shards = sorted(file for file in found if file.parent == guided)
     missing = set(range(made["trajectories"]["number"])) - {i for file in shards for i in found[file].index.tolist()}
     if missing:
-        raise UserError(f"{folder / trajectories.shard_name(min(missing))}: missing, while {path} was trained on it")
+        raise UserError(f"{guided / trajectories.shard_name(min(missing))}: missing, while {path} was trained on it")
     same = made["trajectories"]["sha256"] == digest(map(seal_of, shards))
-    want(same, path, f"trained on other trajectories than those in {folder}")
+    want(same, path, f"trained on other trajectories than those in {guided}")
 
 
 def _check_samples(zips: Found, found: Found) -> None:

@@ -192,7 +192,7 @@ def bad(folder: Path) -> tuple[int, dict[str, str]]:
         for path in bar:
             note(lambda path=path: dict(read(path)))
     number = len(found) + len(lines)
-    for check in neighbours(found):
+    for check in neighbours(found, folder):
         note(check)
     return number, lines
 

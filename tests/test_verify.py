@@ -229,6 +229,21 @@ def test_a_whole_study_is_said_to_be_whole(capsys):
     assert "verify: " in printed.err
 
 
+def test_so_is_every_part_of_it():
+    folders = {place for path in MODEL.rglob("*") for place in path.parents if MODEL in place.parents}
+    assert len(folders) > 15
+    assert {folder: lines for folder in folders if (lines := verify.bad(folder)[1])} == {}
+
+
+def test_trajectories_that_were_deleted_on_purpose(spoil):
+    shards = sorted((SEED / "trajectories" / "guided").iterdir())
+    spoil(shards[0], "delete")
+    assert [line for line in verify.bad(MODEL)[1].values() if "missing, while" in line]
+    for path in shards[1:]:
+        spoil(path, "delete")
+    assert verify.bad(MODEL)[1] == {}
+
+
 def test_what_is_bad_is_printed_and_fails(spoil, capsys):
     path = spoil(SAMPLES / "000000.zip", "flip")
     with pytest.raises(SystemExit) as stop:

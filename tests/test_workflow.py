@@ -85,16 +85,16 @@ def test_the_real_model_names_what_it_lacks(tmp_path):
 def test_explain_says_why_and_what_with(finished, base, classifier, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    given = ["results/tiny/seed0/adapters/agd", "--configfile", write(finished, study(base, classifier))]
+    given = [finished / "results/tiny/seed0/adapters/agd", "--configfile", write(finished, study(base, classifier))]
     explain.main(list(map(str, given)))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "results/tiny/seed0/adapters/agd: is up to date"
+    assert lines[0] == f"{given[0]}: is up to date"
     assert "  made by train, version 1" in lines
     assert any(line.startswith(f"  base: {base}, revision none, ") for line in lines)
     write(finished, study(base, classifier, train__steps=5))
     explain.main(list(map(str, given)))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "results/tiny/seed0/adapters/agd: would be made again, because"
+    assert lines[0] == f"{given[0]}: would be made again, because"
     assert lines[1].endswith("setting steps was 4 and is now 5")
 
 
