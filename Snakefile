@@ -1,17 +1,14 @@
 # Adapter guidance distillation: from a base model to a comparison of one pass with two. docs/running.md explains.
-import shlex
-
 from snakemake.utils import min_version
 
 min_version("9.0")
-# A scheduler sends SIGTERM to all of a job's processes. Shell and `tee` outlive it, or the stage, which stops by itself after a
-# checkpoint, would be killed with the shell.
-shell.prefix(f"trap '' TERM; export PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
 
 
 include: "rules/common.smk"
+include: "rules/shell.smk"
 include: "rules/machines.smk"
-include: "rules/paths.smk"
+include: "rules/inputs.smk"
+include: "rules/comparison.smk"
 include: "rules/download.smk"
 include: "rules/prepare_digits.smk"
 include: "rules/train_classifier.smk"

@@ -1,24 +1,20 @@
 """Adapter Guidance Distillation: classifier-free guidance in one pass of a frozen diffusion model.
 
-The public door. Its functions import torch when they are called for: `import agd` costs nothing.
+This is the public API. A function imports torch only when it is first used, so `import agd` is fast.
 
-    load(pipe, folder_or_hub_id)       trained adapters: the pipeline's own calls make one pass per step
-    unload(pipe)                       the pipeline as it was
-    attach(pipe, AdapterConfig(...))   new adapters on a frozen denoiser
-    detach(pipe)                       the base model again
-    save(adapters, folder)             adapter.safetensors, config.json and a model card
-    push(adapters, repo_id)            the same, on the hub
+    load(pipe, folder_or_hub_id)       attach trained adapters: the pipeline then makes one pass per step
+    unload(pipe)                       restore the pipeline
+    attach(pipe, AdapterConfig(...))   attach new adapters to a frozen denoiser
+    detach(pipe)                       restore the base model
+    save(adapters, folder)             write adapter.safetensors, config.json and a model card
+    push(adapters, repo_id)            publish the same files on the hub
 
-Each takes a pipeline or its denoiser. What is loaded answers to `enable()`, `disable()`, `strength` and `scale(w)`.
+`pipe` is a pipeline or its denoiser. Loaded adapters have `enable()`, `disable()`, `strength` and `scale(w)`.
 """
 
+from agd.runtime.lazy import hand_on
+
 __version__ = "0.1.0"
-__all__ = ["AdapterConfig", "attach", "detach", "load", "push", "save", "unload"]
-
-
-def __getattr__(name: str):
-    if name in __all__:
-        from agd import door
-
-        return getattr(door, name)
-    raise AttributeError(f"module 'agd' has no attribute {name!r}")
+__all__, __getattr__ = hand_on(
+    __name__, **{"adapters.public": ["AdapterConfig", "attach", "detach", "load", "push", "save", "unload"]}
+)

@@ -1,4 +1,4 @@
-"""Stage `calculate_metrics`: how far samples are from real images, and what they cost."""
+"""Stage `calculate_metrics`: measure the distance of samples from real images, and their cost."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,21 +7,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agd import config, devices, features
-from agd.artifacts import can_write, sha256, writing
-from agd.clip_score import clip_score
-from agd.errors import UserError
-from agd.images import list_images, read_images
-from agd.progress import progress
-from agd.provenance import model_fingerprint, provenance
-from agd.records import check_files, read_sealed, sealed_json
+from agd.artifacts.files import can_write, sha256
+from agd.artifacts.images import list_images, read_images
+from agd.artifacts.provenance import model_fingerprint, provenance
+from agd.artifacts.sealed_json import check_files, read_sealed, write_sealed
+from agd.measures import extractors, references
+from agd.measures.clip import clip_score
+from agd.runtime import devices
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
 STAGE = "calculate_metrics"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     features: str
     features_weights: str
@@ -33,7 +36,7 @@ class Settings:
 
 
 def find_samples(files) -> list[Path]:
-    """The sample files to compare, sorted. Raises UserError if there are none."""
+    """Return the sample files to compare, sorted. Raises UserError if there are none."""
     if files.samples:
         return sorted(map(Path, files.samples))
     if files.dir is None:
@@ -45,17 +48,19 @@ def find_samples(files) -> list[Path]:
 
 
 def _comparable(made: dict) -> dict:
-    """What samples of one comparison share. Not the commit, packages or device: a chunk may be made again elsewhere."""
+    """Return what must be equal in samples of one comparison. Commit, packages and device may differ between chunks."""
     adapter = {k: made.get("adapter", {}).get(k) for k in ("settings", "seed", "stage_version")}
     shared = {k: made.get(k) for k in ("guidance", "seed", "settings", "stage_version", "subjects")}
     return {**shared, "base": made["base"]["fingerprint"], "adapter": adapter}
 
 
-def sample_features(paths: list[Path], extract: features.Extractor, batch_size: int) -> tuple[np.ndarray, dict]:
-    """Features (n, D) of all images of these sample files, and how they were made. Raises UserError if they don't
-    belong together."""
+def sample_features(paths: list[Path], extract: extractors.Extractor, batch_size: int) -> tuple[np.ndarray, dict]:
+    """Return features (n, D) of all images in these sample files, and the samples' provenance.
+
+    Raises UserError if the files don't belong together.
+    """
     parts, made, seen = [], None, {}
-    with progress(paths, STAGE) as bar:
+    with progress_bar(paths, STAGE) as bar:
         for path in bar:
             images, manifest = read_images(path)
             made = made or manifest["provenance"]
@@ -72,8 +77,8 @@ def sample_features(paths: list[Path], extract: features.Extractor, batch_size: 
 
 
 def with_prompts(paths: list[Path]) -> Iterator[tuple[Image.Image, str]]:
-    """Every image of these sample files, and its prompt. Raises UserError if they were not made from prompts."""
-    with progress(paths, "clip_score") as bar:
+    """Yield every image of these sample files with its prompt. Raises UserError if they were not made from prompts."""
+    with progress_bar(paths, "clip_score") as bar:
         for path in bar:
             images, manifest = read_images(path)
             for name, image in images.items():
@@ -84,7 +89,7 @@ def with_prompts(paths: list[Path]) -> Iterator[tuple[Image.Image, str]]:
 
 
 def prompt_score(paths: list[Path], settings: Settings, device) -> tuple[dict, dict]:
-    """The CLIP score and the identity of its model; neither, if no model is set."""
+    """Return the CLIP score and its model's fingerprint, or two empty dicts if no model is set."""
     if not settings.clip_model:
         return {}, {}
     score = clip_score(with_prompts(paths), settings.clip_model, device, settings.batch_size)
@@ -92,8 +97,10 @@ def prompt_score(paths: list[Path], settings: Settings, device) -> tuple[dict, d
 
 
 def total_cost(paths: list[Path]) -> dict[str, float]:
-    """nfe (evaluations of the denoiser per image, as counted) and seconds per image, over all files. Raises UserError,
-    naming the file, if a cost is not that of the images beside it."""
+    """Return nfe (counted evaluations of the denoiser per image) and seconds per image, over all files.
+
+    Raises UserError, naming the file, if a cost does not belong to the images beside it.
+    """
     costs = [read_sealed(path.with_suffix(".json")) for path in paths]
     for path, cost in zip(paths, costs, strict=True):
         check_files(path.with_suffix(".json"), cost, path.name)
@@ -105,12 +112,12 @@ def total_cost(paths: list[Path]) -> dict[str, float]:
     }
 
 
-def open_reference(source: str, extract: features.Extractor, settings: Settings) -> features.Reference:
-    """A prepared reference, or one computed here. Raises UserError if it was prepared with another extractor."""
+def open_reference(source: str, extract: extractors.Extractor, settings: Settings) -> references.Reference:
+    """Read a prepared reference, or compute one. Raises UserError if it was prepared with another extractor."""
     if Path(source).suffix != ".npz":
-        return features.compute_reference(source, extract, settings.max_features, settings.batch_size, STAGE)
-    reference = features.read_reference(source)
-    # Statistics from elsewhere don't say what they were made with; ours do.
+        return references.compute_reference(source, extract, settings.max_features, settings.batch_size, STAGE)
+    reference = references.read_reference(source)
+    # External statistics don't name their extractor; references made here do.
     if reference.extractor and (reference.extractor, reference.weights_sha256) != (
         extract.name,
         extract.weights_sha256,
@@ -128,11 +135,11 @@ def run(files, settings: Settings) -> None:
         raise UserError("--output: missing; say which file to write")
     output = can_write(files.output or Path(files.dir) / "metrics.json")
     if Path(files.ref).suffix != ".npz":
-        list_images(files.ref)  # a missing or empty folder shows before any weights are loaded
+        list_images(files.ref)  # report a missing or empty folder before loading weights
     device = devices.device(settings.device)
     cost = total_cost(samples)
     score, scored_by = prompt_score(samples, settings, device)
-    extract = features.extractor(settings.features, settings.features_weights, device)
+    extract = extractors.extractor(settings.features, settings.features_weights, device)
     reference = open_reference(files.ref, extract, settings)
     vectors, made = sample_features(samples, extract, settings.batch_size)
     smallest = min(len(vectors), len(reference.features) if reference.features is not None else len(vectors))
@@ -144,10 +151,10 @@ def run(files, settings: Settings) -> None:
         raise UserError(
             f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {vectors.shape[1]}; prepare it again"
         )
-    chosen = config.what(STAGE, dataclasses.asdict(settings))
+    chosen = configuration.recorded(STAGE, settings)
     measured_by = scored_by | ({"reference": sha256(files.ref)} if Path(files.ref).suffix == ".npz" else {})
     record = {
-        **features.compare(vectors, reference, settings.neighbours),
+        **references.compare(vectors, reference, settings.neighbours),
         **score,
         **cost,
         "num_samples": len(vectors),
@@ -157,5 +164,10 @@ def run(files, settings: Settings) -> None:
             STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **measured_by
         ),
     }
-    with writing(output) as aside:
-        aside.write_bytes(sealed_json(record))
+    write_sealed(output, record)
+
+
+main = entry_point(STAGE)
+
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
     python -m agd.explain results/digits-dit/fid.json
     python -m agd.explain results/x/seed0/adapters/agd/config.json --configfile mine.yaml
 
-Options after the artifact are Snakemake's own, those of the run. Runs Snakemake dry, in a process of its own, and reads its
-reasons.
+Options after the artifact are Snakemake options; give those of the run. Starts a Snakemake dry run in its own process,
+and reads its reasons.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agd import store, trajectories
-from agd.errors import UserError
-from agd.features import read_reference
-from agd.images import read_images
-from agd.records import RECORD, read_sealed
+from agd.adapters import saving
+from agd.artifacts import trajectories
+from agd.artifacts.images import read_images
+from agd.artifacts.sealed_json import RECORD, read_sealed
+from agd.measures.references import read_reference
+from agd.runtime.errors import UserError
+from agd.runtime.output import any_encoding
 
 SNAKEFILE = Path(__file__).resolve().parent.parent / "Snakefile"
 _OPTION = re.compile(r"--([a-z][a-z-]*)(?: ('[^']*'|[^\s',\"-][^\s',\"]*))?")
@@ -26,7 +28,12 @@ _CHANGED = re.compile(r"Params have changed since last execution: .*?before: (.*
 
 
 def dry_run(artifact: str, words: list[str]) -> str:
-    """What Snakemake says that it would do, and why. Raises UserError, with its own line, if it can't say."""
+    """Return the output of a Snakemake dry run.
+
+    Raises UserError if Snakemake fails, or if the workflow is not installed.
+    """
+    if not SNAKEFILE.is_file():
+        raise UserError(f"{artifact}: the workflow isn't here (no {SNAKEFILE}); run this in a checkout of agd")
     command = [sys.executable, "-m", "snakemake", artifact, "--snakefile", str(SNAKEFILE), "--dry-run", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -37,7 +44,7 @@ def dry_run(artifact: str, words: list[str]) -> str:
 
 
 def jobs(text: str) -> list[dict[str, str]]:
-    """The jobs of a dry run in order of execution: {"rule", "output", "reason"}, once each."""
+    """Return the jobs of a dry run in order of execution: {"rule", "output", "reason"}, once each."""
     found = []
     for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", text, re.M):
         fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
@@ -46,7 +53,7 @@ def jobs(text: str) -> list[dict[str, str]]:
 
 
 def sentences(reason: str) -> list[str]:
-    """Snakemake's reason for a job in plain words, a sentence for each cause."""
+    """Put Snakemake's reason for a job in plain words, a sentence for each cause."""
     said = []
     if match := re.search(r"Missing output files: ([^;]*)", reason):
         said.append(f"it is missing: {match[1]}")
@@ -62,8 +69,10 @@ def sentences(reason: str) -> list[str]:
 
 
 def changes(before: str, now: str) -> list[str]:
-    """Params that changed, `before` and `now` as Snakemake lists them: options by name, a bare number is the stage's
-    version."""
+    """Return a sentence for each change of params. before, now: as Snakemake lists them.
+
+    They hold options with names, and one number alone: the stage's version.
+    """
     old, new = (dict(_OPTION.findall(text)) for text in (before, now))
     said = [
         f"setting {name.replace('-', '_')} was {old.get(name) or 'not given'} and is now {new.get(name) or 'not given'}"
@@ -77,7 +86,7 @@ def changes(before: str, now: str) -> list[str]:
 
 
 def made_with(path: Path) -> dict | None:
-    """The provenance that an artifact carries, or that its record beside it does; None if it carries none."""
+    """Return the provenance in an artifact or in its record, or None if there is none."""
     if path.name.endswith(trajectories.SUFFIX):
         return trajectories.read(path, pairs=False).provenance
     if path.suffix == ".zip" or (path.suffix == ".json" and path.with_suffix(".zip").is_file()):
@@ -90,14 +99,14 @@ def made_with(path: Path) -> dict | None:
 
 
 def _record(path: Path) -> Path | None:
-    """The record that speaks for a file: its folder's or the one above, itself, or one beside it."""
-    beside = [path.with_suffix(".json"), path.with_name(store.CONFIG), path.with_name("fid.json")]
+    """Return the record that covers a file: its folder's, the parent folder's, the file itself, or one beside it."""
+    beside = [path.with_suffix(".json"), path.with_name(saving.CONFIG), path.with_name("fid.json")]
     above = [folder / RECORD for folder in list(path.parents)[:2]]
     return next((file for file in [above[0], above[1], *beside] if file.is_file()), None)
 
 
 def description(made: dict) -> list[str]:
-    """A provenance in a few lines."""
+    """Describe a provenance in a few lines."""
     lines = [f"made by {made['stage']}, version {made['stage_version']}"] if "stage" in made else []
     chosen = ", ".join(f"{name} {value}" for name, value in sorted(made["settings"].items()))
     lines += [f"settings: {chosen}"] if chosen else []
@@ -112,10 +121,10 @@ def description(made: dict) -> list[str]:
 
 
 def explain(artifact: str, words: list[str]) -> list[str]:
-    """The lines that say why an artifact would be made again, then what it was made with."""
-    path = Path(os.path.relpath(artifact))  # Snakemake knows its files by such paths alone
-    if path.suffix == "":  # a folder: of an adapter, of a base, or of a model
-        path /= {"adapters": store.CONFIG}.get(
+    """Return lines that say why an artifact would be made again, and what it was made with."""
+    path = Path(os.path.relpath(artifact))  # Snakemake knows its files only by relative paths
+    if path.suffix == "":  # a folder of an adapter, a base or a model
+        path /= {"adapters": saving.CONFIG}.get(
             path.parent.name, RECORD if path.name in ("base", "prompts") else "fid.json"
         )
     planned = jobs(dry_run(str(path), words))
@@ -130,10 +139,11 @@ def explain(artifact: str, words: list[str]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line. Exit status 2 and one line on a user's mistake."""
+    """Run the command line. On a user's mistake: exit status 2 and one line."""
     parser = argparse.ArgumentParser("python -m agd.explain", description=__doc__.split("\n")[0])
     parser.add_argument("artifact", help="a file below results/, or the folder of a model, an adapter or a base")
     known, words = parser.parse_known_args(argv)
+    any_encoding()
     try:
         print(*explain(known.artifact, words), sep="\n")
     except UserError as error:

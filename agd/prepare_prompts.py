@@ -1,7 +1,7 @@
-"""Stage `prepare_prompts`: prompts drawn from COCO's captions, for trajectories and for samples.
+"""Stage `prepare_prompts`: draw prompts from COCO's captions, for trajectories and for samples.
 
-A caption's rank is a hash of the seed and of its id: the draw depends neither on the order of the file nor on how many are
-drawn, and more prompts begin with the same ones.
+Captions are ranked by a hash of the seed and their id. So the draw does not depend on the file's order, and a larger
+draw begins with the same prompts.
 
 `python -m agd.prepare_prompts --captions ZIP_OR_FOLDER --output-dir D`
 """
@@ -13,12 +13,14 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from agd.artifacts import check_if_sealed, read_entry, writing
-from agd.cli import door
-from agd.errors import UserError
-from agd.provenance import provenance
-from agd.records import RECORD, sealed_json, vouch
-from agd.sampling import seed_of
+from agd.artifacts.files import writing
+from agd.artifacts.provenance import provenance
+from agd.artifacts.sealed_json import RECORD, checksums, write_sealed
+from agd.artifacts.zips import check_if_sealed, read_entry
+from agd.runtime.errors import UserError
+from agd.runtime.seeds import seed_of
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
 STAGE = "prepare_prompts"
 TRAINING, VALIDATION = "captions_train2017.json", "captions_val2017.json"
@@ -27,14 +29,14 @@ _WANTED = f"give COCO's annotations_trainval2017.zip, or a folder that holds {TR
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     num_prompts: int
     seed: int
 
 
 class Caption(NamedTuple):
-    """One of several sentences about an image."""
+    """One of several captions of an image."""
 
     id: int
     image_id: int
@@ -42,9 +44,9 @@ class Caption(NamedTuple):
 
 
 def read_captions(source: Path, name: str) -> list[Caption]:
-    """The captions of one of COCO's files, in order of their ids, each on one line; empty ones are left out.
+    """Read the captions of one COCO file, sorted by id, each on one line. Empty captions are left out.
 
-    Raises UserError if the file is missing, damaged, of another layout, or holds none.
+    Raises UserError if the file is missing, damaged, of another layout, or has no captions.
     """
     data = _read(source, name)
     try:
@@ -59,7 +61,7 @@ def read_captions(source: Path, name: str) -> list[Caption]:
 
 
 def _read(source: Path, name: str) -> bytes:
-    """A file at the top of a folder or zip, or in its annotations/."""
+    """Read a file from the top of a folder or zip, or from its annotations/."""
     places = (name, f"annotations/{name}")
     missing = UserError(f"{source}: holds no {name}, neither at its top nor in annotations/; {_WANTED}")
     if source.is_dir():
@@ -81,13 +83,13 @@ def _read(source: Path, name: str) -> bytes:
 
 
 def draw(captions: list[Caption], number: int, seed: int) -> list[str]:
-    """Some captions at random, none twice (two people may have written the same sentence, though)."""
+    """Draw captions at random, without repeats. (Different captions may have the same text.)"""
     ranked = sorted(captions, key=lambda caption: seed_of(seed, "trajectories", caption.id))
     return [caption.text for caption in ranked[:number]]
 
 
 def draw_per_image(captions: list[Caption], seed: int) -> list[str]:
-    """One caption of each image, at random, in order of the images' ids."""
+    """Draw one caption of each image at random, sorted by image id."""
     chosen: dict[int, Caption] = {}
     for caption in sorted(captions, key=lambda caption: seed_of(seed, "samples", caption.id)):
         chosen.setdefault(caption.image_id, caption)
@@ -95,7 +97,7 @@ def draw_per_image(captions: list[Caption], seed: int) -> list[str]:
 
 
 def run(files, settings: Settings) -> None:
-    """Write trajectories.txt and samples.txt, one prompt per line, and provenance.json, which vouches for them."""
+    """Write trajectories.txt and samples.txt, one prompt per line, and provenance.json with their checksums."""
     source = Path(files.captions)
     training, validation = read_captions(source, TRAINING), read_captions(source, VALIDATION)
     if len(training) < settings.num_prompts:
@@ -110,12 +112,11 @@ def run(files, settings: Settings) -> None:
     for name, prompts in drawn.items():
         with writing(folder / f"{name}.txt") as aside:
             aside.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
-    made = provenance(STAGE, dataclasses.asdict(settings), "cpu")
-    with writing(folder / RECORD) as aside:
-        aside.write_bytes(sealed_json({"provenance": made, "files": vouch(folder, [f"{name}.txt" for name in drawn])}))
+    made = provenance(STAGE, configuration.recorded(STAGE, settings), "cpu")
+    write_sealed(folder / RECORD, {"provenance": made, "files": checksums(folder, [f"{name}.txt" for name in drawn])})
 
 
-main = door(STAGE)
+main = entry_point(STAGE)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Stage `prepare_reference`: the features of real images, computed once for every comparison with them.
+"""Stage `prepare_reference`: compute the features of real images, once for all comparisons.
 
 `python -m agd.prepare_reference --reference FOLDER_OR_ZIP --output NPZ`
 """
@@ -6,17 +6,18 @@
 import dataclasses
 from pathlib import Path
 
-from agd import devices, features
-from agd.artifacts import can_write
-from agd.cli import door
-from agd.images import list_images
+from agd.artifacts.files import can_write
+from agd.artifacts.images import list_images
+from agd.measures import extractors, references
+from agd.runtime import devices
+from agd.settings.entry_points import entry_point
 
 STAGE = "prepare_reference"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     features: str
     features_weights: str
@@ -29,15 +30,17 @@ def run(files, settings: Settings) -> None:
     """Write the statistics and features of the reference as .npz."""
     can_write(files.output)
     if Path(files.reference).suffix == ".npz":
-        features.write_reference(files.output, features.read_reference(files.reference))
+        references.write_reference(files.output, references.read_reference(files.reference))
         return
-    list_images(files.reference)  # a missing or empty folder shows before any weights are loaded
-    extract = features.extractor(settings.features, settings.features_weights, devices.device(settings.device))
-    reference = features.compute_reference(files.reference, extract, settings.max_features, settings.batch_size, STAGE)
-    features.write_reference(files.output, reference)
+    list_images(files.reference)  # report a missing or empty folder before loading weights
+    extract = extractors.extractor(settings.features, settings.features_weights, devices.device(settings.device))
+    reference = references.compute_reference(
+        files.reference, extract, settings.max_features, settings.batch_size, STAGE
+    )
+    references.write_reference(files.output, reference)
 
 
-main = door(STAGE)
+main = entry_point(STAGE)
 
 if __name__ == "__main__":
     main()

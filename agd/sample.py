@@ -1,7 +1,7 @@
-"""Stage `sample`: images without guidance (one pass a step), with guidance (two), or with an adapter (one).
+"""Stage `sample`: sample images without guidance (one pass per step), with guidance (two), or with an adapter (one).
 
-Image i has the class or prompt and the starting noise of its index, whatever the method: images of different methods
-can be compared one by one.
+Image i has the same class or prompt and the same starting noise with every method, so images of different methods can
+be compared one by one.
 """
 
 import dataclasses
@@ -12,28 +12,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agd import config, devices, schedulers, store
-from agd.artifacts import make_folder, writing
-from agd.errors import UserError
-from agd.guidance import guide
-from agd.images import to_pil, write_grid, write_images
-from agd.progress import progress
-from agd.provenance import digest, provenance
-from agd.records import sealed_json, vouch
-from agd.sampling import Counter, denoise, generators, in_batches, in_turn, noise
+from agd.adapters import saving
+from agd.artifacts.files import make_folder
+from agd.artifacts.images import to_pil, write_grid, write_images
+from agd.artifacts.provenance import digest, provenance
+from agd.artifacts.sealed_json import checksums, write_sealed
+from agd.diffusion import schedulers
+from agd.diffusion.guidance import guide
+from agd.diffusion.sampling import EvaluationCounter, denoise, generators, in_batches, in_turn, noise
+from agd.runtime import devices
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
 STAGE = "sample"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     num_samples: int
     chunk_size: int
     guidance_scale: float
     class_labels: str | None
-    unconditional: str | None
     scheduler: str
     num_inference_steps: int
     guided_channels: int
@@ -41,12 +44,13 @@ class Settings:
     batch_size: int
     columns: int
     device: str
+    family_settings: dict
 
 
 def predictor(model, settings: Settings, guidance: str, conditions: dict):
-    """(input, t) -> output (B, C, H, W), by `none`, `cfg` or `adapter`."""
+    """Return a function (input, t) -> output (B, C, H, W) for `none`, `cfg` or `adapter`."""
     if guidance == "cfg":
-        without = model.unconditional(conditions, settings.unconditional)
+        without = model.unconditional(conditions, settings)
         both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
 
         def two_passes(x_BCHW, t):
@@ -61,7 +65,7 @@ def predictor(model, settings: Settings, guidance: str, conditions: dict):
 def sample_batch(
     model, settings: Settings, guidance: str, seed: int, indices: list[int], subjects: list
 ) -> Iterator[torch.Tensor]:
-    """Denoise the samples of these indices; yields the latents (B, C, H, W) after each step."""
+    """Denoise the samples of these indices. Yields the latents (B, C, H, W) after each step."""
     start = noise(model.latent_shape, generators(seed, "sample", indices)).to(model.device)
     conditions = model.conditions(in_turn(subjects, indices))
     predict = predictor(model, settings, guidance, conditions)
@@ -74,12 +78,14 @@ def sample_batch(
 def sample_chunk(
     model, settings: Settings, guidance: str, seed: int, indices: list[int], subjects: list, bar
 ) -> tuple[np.ndarray, dict]:
-    """Images (n, channels, H, W) uint8 of these indices, and what they cost: evaluations of the denoiser per image,
-    counted, and seconds per image, denoising and decoding."""
+    """Return images (n, channels, H, W) uint8 of these indices, and their cost.
+
+    The cost has the counted evaluations of the denoiser, and the seconds of denoising and decoding.
+    """
 
     def images_of(batch: list[int]) -> tuple[np.ndarray, int, float]:
         started = time.perf_counter()
-        with Counter(model.denoiser) as counter:
+        with EvaluationCounter(model.denoiser) as counter:
             for latents_BCHW in sample_batch(model, settings, guidance, seed, batch, subjects):
                 bar.update(len(batch))
                 last_BCHW = latents_BCHW
@@ -90,8 +96,8 @@ def sample_chunk(
     return np.concatenate(images), cost
 
 
-def run(files, settings: Settings, family) -> None:
-    """Write `{output_dir}/{first}.zip` (images), `.json` beside it (cost) and, for the first chunk, a picture."""
+def run(files, settings: Settings, model_class) -> None:
+    """Write `{output_dir}/{first}.zip` (images), a `.json` beside it (cost) and, for the first chunk, a picture."""
     adapted = files.guidance == "adapter"
     if adapted and files.dir is None:
         raise UserError("--dir: missing; give the folder of a trained adapter, or --guidance cfg or none")
@@ -99,30 +105,30 @@ def run(files, settings: Settings, family) -> None:
         raise UserError(f"--base-model: missing; --guidance {files.guidance} has no adapter to take it from")
     if files.output_dir is None and files.dir is None:
         raise UserError("--output-dir: missing; say where the images go")
-    description = store.read_description(files.dir) if adapted else None
+    description = saving.read_description(files.dir) if adapted else None
     base = files.base_model or description.get("provenance", {}).get("base", {}).get("name")
     if base is None:
         raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device)
-    settings, subjects = family.check(base, files, settings)
+    settings, subjects = model_class.check(base, files, settings)
     stop = files.first + files.count if files.count else settings.num_samples
     if files.first >= stop:
         raise UserError(f"--first: {files.first} is beyond the last image, {stop - 1}")
 
-    model = family(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
+    model = model_class(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
     followed = model.follow(files)
     made = {"guidance": files.guidance, "base": model.identity, "seed": files.seed}
     made["subjects"] = {"number": len(subjects), "sha256": digest(map(str, subjects))}
     made |= {"follows": followed} if followed else {}
     if adapted:
-        adapters = store.load(model.denoiser, files.dir, model.anatomy)
+        adapters = saving.load(model.denoiser, files.dir, model.anatomy)
         adapters.current.guidance_scale = settings.guidance_scale
         made["adapter"] = description.get("provenance", {})
-    record = provenance(STAGE, config.what(STAGE, dataclasses.asdict(settings)), devices.describe(device), **made)
+    record = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device), **made)
 
     size = files.count or settings.chunk_size
-    with progress(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
+    with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):
             indices = list(range(first, min(first + size, stop)))
             images, cost = sample_chunk(model, settings, files.guidance, files.seed, indices, subjects, bar)
@@ -130,9 +136,14 @@ def run(files, settings: Settings, family) -> None:
             names = [f"{i:06d}" for i in indices]
             shown = dict(zip(names, in_turn(subjects, indices), strict=True))
             write_images(path, images, names, {"provenance": record, "subjects": shown})
-            with writing(path.with_suffix(".json")) as aside:
-                aside.write_bytes(sealed_json({**cost, "files": vouch(folder, [path.name])}))
+            write_sealed(path.with_suffix(".json"), {**cost, "files": checksums(folder, [path.name])})
             if first == files.first and files.count is None:
                 first_ones = [to_pil(image) for image in images[: 4 * settings.columns]]
                 rows = [first_ones[i : i + settings.columns] for i in range(0, len(first_ones), settings.columns)]
                 write_grid(folder.parent / f"{folder.name}.png", rows)
+
+
+main = entry_point(STAGE)
+
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,11 @@
-"""Stage `sample_trajectories`: sample with guidance, and keep what the adapter has to learn.
+"""Stage `sample_trajectories`: sample with guidance, and store what the adapter has to learn.
 
 For each class or prompt c, draw w ~ Unif(guidance_min, guidance_max) and noise, and denoise with
 
     guided = uncond + w * (cond - uncond)                                   (arXiv 2503.07274, section 3)
 
-At every step keep the denoiser's input x_t, t, c, w and the guided output. These are the states that guided sampling
-visits, which is what the adapter will see when it is used.
+At every step, store the denoiser's input x_t, t, c, w and the guided output. Guided sampling visits these states, so
+the adapter sees the same states when it is used.
 """
 
 import dataclasses
@@ -14,25 +14,28 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from agd import config, devices, schedulers, trajectories
-from agd.artifacts import make_folder
-from agd.errors import UserError
-from agd.guidance import guide
-from agd.progress import progress
-from agd.provenance import digest, provenance
-from agd.sampling import denoise, generators, in_batches, in_turn, noise, uniform
+from agd.artifacts import trajectories
+from agd.artifacts.files import make_folder
+from agd.artifacts.provenance import digest, provenance
+from agd.diffusion import schedulers
+from agd.diffusion.guidance import guide
+from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise, uniform
+from agd.runtime import devices
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
 STAGE = "sample_trajectories"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     num_trajectories: int
     chunk_size: int
     class_labels: str | None
-    unconditional: str | None
     scheduler: str
     num_inference_steps: int
     guidance_min: float
@@ -42,19 +45,22 @@ class Settings:
     dtype: str
     batch_size: int
     device: str
+    family_settings: dict
 
 
 @torch.no_grad()
 def sample_batch(
     model, settings: Settings, seed: int, indices: list[int], subjects: list
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Guided trajectories of these indices, step by step: timestep (), pair (B, 2, C, H, W), and, the same at every
-    step, guidance_scale (B,) and the conditions."""
+    """Sample guided trajectories of these indices, and yield each step: timestep () and pair (B, 2, C, H, W).
+
+    Each step also has guidance_scale (B,) and the conditions, the same at every step.
+    """
     draw = generators(seed, "trajectory", indices)
     w_B = uniform(settings.guidance_min, settings.guidance_max, draw)
     start = noise(model.latent_shape, draw).to(model.device)
     conditions = model.conditions(in_turn(subjects, indices))
-    without = model.unconditional(conditions, settings.unconditional)
+    without = model.unconditional(conditions, settings)
     both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
     w_device_B = w_B.to(model.device)
 
@@ -74,7 +80,7 @@ def _array(values: torch.Tensor) -> np.ndarray:
 
 
 def sample_shard(model, settings: Settings, seed: int, indices: list[int], subjects: list, bar) -> trajectories.Shard:
-    """The trajectories of these indices as one shard, sampled in batches; `bar` is told of each step."""
+    """Sample the trajectories of these indices in batches, as one shard. Advances `bar` at each step."""
 
     def steps_of(batch: list[int]) -> list[dict[str, np.ndarray]]:
         steps = []
@@ -87,7 +93,7 @@ def sample_shard(model, settings: Settings, seed: int, indices: list[int], subje
     first = [steps[0] for steps in parts]
     made = provenance(
         STAGE,
-        config.what(STAGE, dataclasses.asdict(settings)),
+        configuration.recorded(STAGE, settings),
         devices.describe(model.device),
         base=model.identity,
         seed=seed,
@@ -107,19 +113,25 @@ def sample_shard(model, settings: Settings, seed: int, indices: list[int], subje
     )
 
 
-def run(files, settings: Settings, family) -> None:
-    """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, else all of them."""
+def run(files, settings: Settings, model_class) -> None:
+    """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, otherwise all shards."""
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
-    settings, subjects = family.check(files.base_model, files, settings)
+    settings, subjects = model_class.check(files.base_model, files, settings)
     total = settings.num_trajectories
     if files.count is None and files.first >= total:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
-    model = family(files.base_model, devices.dtype(settings.dtype), device, conditions=True)
-    with progress(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
+    model = model_class(files.base_model, devices.dtype(settings.dtype), device, conditions=True)
+    with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):
             indices = list(range(first, min(first + size, stop)))
             shard = sample_shard(model, settings, files.seed, indices, subjects, bar)
             trajectories.write(folder / trajectories.shard_name(first), shard)
+
+
+main = entry_point(STAGE)
+
+if __name__ == "__main__":
+    main()

@@ -2,41 +2,52 @@
 
     minimise  mean || eps_psi(x_t, t, c, w) - guided ||^2   over random (trajectory, step) pairs     (arXiv 2503.07274)
 
-The base is frozen; psi are the adapters. Targets are stored, so that no teacher, no text encoder and no autoencoder is in
-memory. Step k's batch and dropout are functions of the study's seed and k: an interrupted training that goes on from its
-checkpoint gives the same adapter as one that was never stopped.
+The base is frozen; psi are the adapters' parameters. Targets are stored, so no teacher, text encoder or autoencoder is
+in memory. The batch and dropout of step k depend only on the study's seed and k. An interrupted training, continued
+from its checkpoint, gives the same adapter as an uninterrupted one.
 """
 
 import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import accelerate
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
-from agd import checkpoint, config, devices, store, trajectories
-from agd.adapters import AdapterConfig
-from agd.artifacts import make_folder, seal_of, writing
-from agd.errors import UserError
-from agd.hooks import attach, enable_gradient_checkpointing, size
-from agd.progress import progress
-from agd.provenance import digest, provenance
-from agd.sampling import seed_of
-from agd.stopping import Terminated, when_asked
+from agd.adapters import saving
+from agd.adapters.attaching import attach, size
+from agd.adapters.config import AdapterConfig
+from agd.adapters.diffusers_integration import enable_gradient_checkpointing
+from agd.artifacts import checkpoints, trajectories
+from agd.artifacts.files import make_folder, writing
+from agd.artifacts.provenance import digest, provenance
+from agd.artifacts.zips import seal_of
+from agd.diffusion.distillation import (
+    Distillation,
+    batch_indices,
+    learning_rate,
+    micro_batches,
+    on_device,
+    unadapted_loss,
+)
+from agd.runtime import devices, processes
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
+from agd.runtime.seeds import seed_of
+from agd.runtime.signals import Terminated, stop_when_safe
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
 STAGE = "train"
 CHECKPOINT, TABLE = "checkpoint.safetensors", "training.csv"
-_BASE_LOSS_PAIRS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     kind: str
     encoder: str
@@ -59,64 +70,7 @@ class Settings:
     checkpoint_interval: int
     num_workers: int
     device: str
-
-
-def learning_rate(step: int, settings: Settings) -> float:
-    """Learning rate of a step counted from 0: a linear rise over the first part, then a cosine to the final fraction."""
-    warmup = round(settings.warmup_fraction * settings.steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, settings.steps - 1 - warmup)
-    low = settings.final_learning_rate_fraction
-    return settings.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * done)) / 2)
-
-
-def batch_indices(step: int, seed: int, pairs: int, batch_size: int) -> torch.Tensor:
-    """The pairs of one step (batch_size,): drawn evenly, with repeats, by the study's seed and the step alone."""
-    generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
-    return torch.randint(pairs, (batch_size,), generator=generator)
-
-
-class Distillation(nn.Module):
-    """One pass of the model against the stored guided outputs; a module, so that several devices can share the work."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.denoiser = model.denoiser
-        self.model = model
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Batch of pairs -> mean squared error (), in float32."""
-        conditions = {k.removeprefix("conditions/"): v for k, v in batch.items() if k.startswith("conditions/")}
-        output = self.model.call(batch["x"].float(), batch["timestep"], conditions)
-        return nn.functional.mse_loss(output, batch["target"].float())
-
-
-def on(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The same batch on a device."""
-    return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
-
-
-def micro_batches(batch: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
-    """A batch in parts of at most `size` pairs, and each part's share of it: gradients add up to the whole batch's."""
-    number = len(batch["x"])
-    for first in range(0, number, size):
-        part = {name: values[first : first + size] for name, values in batch.items()}
-        yield part, len(part["x"]) / number
-
-
-@torch.no_grad()
-def unadapted_loss(distillation: Distillation, pairs: trajectories.Pairs, settings: Settings, seed: int) -> float:
-    """Mean squared error of the bare base model over pairs drawn by the seed: the line to beat."""
-    generator = torch.Generator().manual_seed(seed_of(seed, "base loss", 0))
-    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator)
-    device = distillation.model.device
-
-    def mean(size: int) -> float:
-        parts = (on(default_collate([pairs[i] for i in part]), device) for part in chosen.split(size))
-        return sum(distillation(part).item() * len(part["x"]) for part in parts) / _BASE_LOSS_PAIRS
-
-    return devices.fitting(settings.micro_batch_size, "micro_batch_size", mean)[0]
+    family_settings: dict
 
 
 def train(
@@ -126,23 +80,24 @@ def train(
     loader,
     settings: Settings,
     seed: int,
-    start: checkpoint.Progress,
+    at: checkpoints.Progress,
     accelerator,
     to_stop: list,
 ):
-    """The loop: yields after each step the progress, and whether to stop: all processes at the same step, once one is asked.
+    """Run the training steps and update `at`. Yields after each step whether to stop, with equal answers in all
+    processes.
 
     Raises UserError at the first row of the table whose loss is not finite.
     """
-    at, size = start, settings.micro_batch_size
+    size = settings.micro_batch_size
     for step, batch in zip(range(at.step, settings.steps), loader, strict=True):
 
         def gradients(size: int) -> torch.Tensor:
-            """Of the step's whole batch, from the start, in parts of `size`; returns the loss."""
+            """Compute the gradients of the step's whole batch anew, in parts of `size`. Returns the loss."""
             torch.manual_seed(seed_of(seed, f"dropout {accelerator.process_index}", step))  # noqa: B023, called below
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=accelerator.device)
-            for part, share in micro_batches(on(batch, accelerator.device), size):  # noqa: B023
+            for part, share in micro_batches(on_device(batch, accelerator.device), size):  # noqa: B023
                 adapters.current.guidance_scale = part["guidance_scale"]
                 loss = distill(part) * share
                 accelerator.backward(loss)
@@ -150,8 +105,8 @@ def train(
             return total
 
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        # Several processes add up their gradients part by part: none may change the number of parts alone.
+            group["lr"] = rate(step, settings)
+        # Several processes add up their gradients part by part: no process may change its number of parts alone.
         total, size = devices.fitting(size, "micro_batch_size", gradients, alone=accelerator.num_processes == 1)
         optimizer.step()
         at.step = step + 1
@@ -159,126 +114,137 @@ def train(
         loss, asked = accelerator.reduce(said, "mean").tolist()
         at.recent.append(loss)
         if at.step % settings.log_interval == 0 or at.step == settings.steps:
-            mean = sum(at.recent) / len(at.recent)
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"loss: not finite at step {at.step}; lower --learning-rate, or use --dtype bfloat16 or float32"
-                )
-            at.rows.append({"step": at.step, "learning_rate": learning_rate(step, settings), "loss": mean})
-            at.recent.clear()
-        yield at, asked > 0
+            add_row(at, rate(step, settings))
+        yield asked > 0
 
 
-def run(files, settings: Settings, family) -> None:
-    """Write `adapter.safetensors`, `config.json` and `training.csv` into `--dir`, going on from a checkpoint there; the last
-    one, `checkpoint.safetensors`, stays."""
+def rate(step: int, settings: Settings) -> float:
+    """Return the learning rate of a step counted from 0."""
+    fractions = (settings.warmup_fraction, settings.final_learning_rate_fraction)
+    return learning_rate(step, settings.steps, settings.learning_rate, *fractions)
+
+
+def add_row(at: checkpoints.Progress, used: float) -> None:
+    """Add a row with the mean loss since the last row. Raises UserError if it is not finite."""
+    mean = sum(at.recent) / len(at.recent)
+    if not math.isfinite(mean):
+        raise UserError(
+            f"loss: not finite at step {at.step}; lower --learning-rate, or use --dtype bfloat16 or float32"
+        )
+    at.rows.append({"step": at.step, "learning_rate": used, "loss": mean})
+    at.recent.clear()
+
+
+def open_base(files, settings: Settings, model_class, pairs: trajectories.Pairs, device: torch.device):
+    """Open the base model that the trajectories were sampled from. Raises UserError if another one is given."""
+    sampled_from = pairs.provenance["base"]
+    base = files.base_model or sampled_from["name"]
+    model = model_class(base, devices.dtype(settings.dtype), device)
+    if model.identity["fingerprint"] != sampled_from["fingerprint"]:
+        raise UserError(
+            f"{pairs.paths[0]}: sampled from {sampled_from['name']}, which is another model than {base}; train on its own base"
+        )
+    return model
+
+
+def new_adapters(model, settings: Settings, seed: int, guidance_max: float):
+    """Attach untrained adapters to the model, with random weights drawn by the study's seed."""
+    torch.manual_seed(seed_of(seed, "initial adapter", 0))
+    own = {field.name for field in dataclasses.fields(AdapterConfig)}
+    choices = {k: v for k, v in dataclasses.asdict(settings).items() if k in own}
+    adapters = attach(model.denoiser, AdapterConfig(**choices, guidance_scale_max=guidance_max), model.anatomy)
+    if settings.gradient_checkpointing:
+        enable_gradient_checkpointing(model.denoiser)
+    return adapters
+
+
+def provenance_of(settings: Settings, seed: int, model, pairs: trajectories.Pairs, device: torch.device) -> dict:
+    """Return the adapter's provenance: settings, base model and trajectories."""
+    return provenance(
+        STAGE,
+        configuration.recorded(STAGE, settings),
+        devices.describe(device),
+        base=model.identity,
+        seed=seed,
+        trajectories={
+            "number": len(pairs.index),
+            "sha256": digest(map(seal_of, pairs.paths)),
+            "made": pairs.provenance,
+        },
+    )
+
+
+def batches_from(start: int, settings: Settings, seed: int, pairs: trajectories.Pairs, accelerator) -> DataLoader:
+    """Return this process's share of the batches of all steps from `start` on."""
+    rank = slice(accelerator.process_index, None, accelerator.num_processes)
+    every = (batch_indices(k, seed, len(pairs), settings.batch_size) for k in range(start, settings.steps))
+    chosen = [indices[rank].tolist() for indices in every]
+    on_gpu = accelerator.device.type == "cuda"
+    return DataLoader(pairs, batch_sampler=chosen, num_workers=settings.num_workers, pin_memory=on_gpu)
+
+
+def run(files, settings: Settings, model_class) -> None:
+    """Write `adapter.safetensors`, `config.json` and `training.csv` into `--dir`, and continue from a checkpoint there.
+    The last `checkpoint.safetensors` stays."""
     folder = make_folder(files.dir)
     shards = trajectories.find(files.data_path)
     device = devices.device(settings.device)
     pairs = trajectories.Pairs(shards)
-    base = files.base_model or pairs.provenance["base"]["name"]
-
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # or Accelerator takes the first
-    try:  # `dtype` says the precision, whatever it is launched with
-        accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    except ValueError as error:
-        raise UserError(
-            f"environment: WORLD_SIZE, LOCAL_RANK or an ACCELERATE_ variable can't be followed ({error}); unset it, or use `torchrun`"
-        ) from None
-    if settings.gpu > accelerator.num_processes:
-        raise UserError(
-            f"gpu: {settings.gpu} GPUs want as many processes; start with `torchrun --standalone --nproc-per-node {settings.gpu} -m`"
-        )
-    if settings.batch_size % accelerator.num_processes:
-        raise UserError(
-            f"batch_size: {settings.batch_size} can't be shared by {accelerator.num_processes} processes; give a multiple"
-        )
-    model = family(base, devices.dtype(settings.dtype), accelerator.device)
-    if model.identity["fingerprint"] != pairs.provenance["base"]["fingerprint"]:
-        raise UserError(
-            f"{shards[0]}: sampled from {pairs.provenance['base']['name']}, which is another model than {base}; train on its own base"
-        )
+    accelerator = processes.accelerator(device, settings.gpu, settings.batch_size)
+    model = open_base(files, settings, model_class, pairs, accelerator.device)
     distillation = Distillation(model)
-    base_loss = unadapted_loss(distillation, pairs, settings, files.seed)
-
-    torch.manual_seed(seed_of(files.seed, "initial adapter", 0))
-    own = {field.name for field in dataclasses.fields(AdapterConfig)}
+    base_loss = unadapted_loss(distillation, pairs, settings.micro_batch_size, files.seed)
     sampled = pairs.provenance["settings"]
-    choices = {k: v for k, v in dataclasses.asdict(settings).items() if k in own}
-    adapters = attach(
-        model.denoiser, AdapterConfig(**choices, guidance_scale_max=sampled["guidance_max"]), model.anatomy
-    )
-    if settings.gradient_checkpointing:
-        enable_gradient_checkpointing(model.denoiser)
+    adapters = new_adapters(model, settings, files.seed, sampled["guidance_max"])
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
-    made = provenance(
-        STAGE,
-        config.what(STAGE, dataclasses.asdict(settings)),
-        devices.describe(accelerator.device),
-        base=model.identity,
-        seed=files.seed,
-        trajectories={
-            "number": len(pairs.index),
-            "sha256": digest(map(seal_of, shards)),
-            "made": pairs.provenance,
-        },
-    )
+    made = provenance_of(settings, files.seed, model, pairs, accelerator.device)
     identity = digest(
         [json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(accelerator.num_processes)]
     )
     saved = folder / CHECKPOINT
-    at = checkpoint.load(saved, adapters, optimizer, identity)
-    if at:
-        accelerator.print(f"{STAGE}: going on from step {at.step} of {saved}", flush=True)
-    elif saved.exists():
-        accelerator.print(f"{STAGE}: {saved} belongs to another training or is damaged; beginning anew", flush=True)
-    start = at or checkpoint.Progress()
-
-    rank = slice(accelerator.process_index, None, accelerator.num_processes)
-    batches = [
-        batch_indices(k, files.seed, len(pairs), settings.batch_size)[rank].tolist()
-        for k in range(start.step, settings.steps)
-    ]
-    loader = DataLoader(
-        pairs, batch_sampler=batches, num_workers=settings.num_workers, pin_memory=accelerator.device.type == "cuda"
+    at = checkpoints.resume(
+        saved, adapters, optimizer, identity, say=lambda words: accelerator.print(f"{STAGE}: {words}", flush=True)
     )
+    loader = batches_from(at.step, settings, files.seed, pairs, accelerator)
     adapters.train()
     distill = accelerator.prepare(distillation)
-    with when_asked() as to_stop, progress(None, STAGE, total=settings.steps, initial=start.step) as bar:
-        at = start
-        for at, stop in train(distill, adapters, optimizer, loader, settings, files.seed, start, accelerator, to_stop):
+    with stop_when_safe() as to_stop, progress_bar(None, STAGE, total=settings.steps, initial=at.step) as bar:
+        for stop in train(distill, adapters, optimizer, loader, settings, files.seed, at, accelerator, to_stop):
             bar.update()
             if at.rows:
                 bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)
-            # The last step's stays: whoever loses the result, or doesn't know that it is whole, has it again in seconds.
+            # Keep the last step's checkpoint: if the result is lost or in doubt, training restores it in seconds.
             due = at.step % settings.checkpoint_interval == 0 or at.step == settings.steps
             if accelerator.is_main_process and (stop or due):
-                checkpoint.save(saved, adapters, optimizer, at, identity)
+                checkpoints.save(saved, adapters, optimizer, at, identity)
             if stop:
-                accelerator.wait_for_everyone()  # the first to leave takes the others with it
+                accelerator.wait_for_everyone()  # the first process to leave ends the others
                 raise Terminated
 
     if accelerator.is_main_process:
         write_table(folder / TABLE, at.rows, base_loss)
-        figures = {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base_loss}
         record = {
             "size": size(model.denoiser),
-            "training": figures,
+            "training": {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base_loss},
             "guidance_scale_range": [sampled["guidance_min"], sampled["guidance_max"]],
             "guided_channels": sampled["guided_channels"],
             "provenance": made,
         }
-        adapters.eval()
-        store.save(adapters, folder, record, beside=[TABLE])
+        saving.save(adapters.eval(), folder, record, beside=[TABLE])
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 def write_table(path: Path, rows: list[dict], base_loss: float) -> None:
-    """training.csv: step, learning_rate, loss (mean since the row before), base_loss (of the unadapted model)."""
+    """Write training.csv: step, learning_rate, loss (mean since the last row), base_loss (of the unadapted model)."""
     with writing(path) as aside, open(aside, "w", newline="") as file:
         table = csv.DictWriter(file, ["step", "learning_rate", "loss", "base_loss"], lineterminator="\n")
         table.writeheader()
         table.writerows({**row, "base_loss": base_loss} for row in rows)
+
+
+main = entry_point(STAGE)
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""Memory and time of training an adapter on SDXL's UNet: `python -m benchmarks.sdxl_memory --limit-gb 24`.
+"""Measures memory and time of training an adapter on SDXL's UNet: `python -m benchmarks.sdxl_memory --limit-gb 24`.
 
-Builds the UNet from its configuration with random weights (memory and time don't depend on their values), freezes it in
-bfloat16, attaches float32 adapters, and runs optimiser steps of the `train` stage's kind at 1024 x 1024: gradient
-checkpointing, a batch in micro-batches, stored targets, no text encoder, no autoencoder. Prints one line of JSON.
+Builds the UNet from its configuration with random weights, whose values don't affect memory and time. Freezes it in
+bfloat16, attaches float32 adapters, and runs optimiser steps as in the `train` stage, at 1024 x 1024: gradient
+checkpointing, micro-batches, stored targets, no text encoder, no autoencoder. Prints one line of JSON.
 """
 
 import argparse
@@ -12,8 +12,9 @@ import time
 import torch
 from diffusers import UNet2DConditionModel
 
-from agd.adapters import AdapterConfig
-from agd.hooks import attach, enable_gradient_checkpointing, size
+from agd.adapters.attaching import attach, size
+from agd.adapters.config import AdapterConfig
+from agd.adapters.diffusers_integration import enable_gradient_checkpointing
 from agd.sd.anatomy import ANATOMY
 
 # Shapes of stabilityai/stable-diffusion-xl-base-1.0/unet/config.json.
@@ -56,7 +57,7 @@ def options() -> argparse.Namespace:
 
 
 def pairs(shapes: dict, number: int, device: str) -> dict[str, torch.Tensor]:
-    """Random (trajectory, step) pairs with the shapes of stored ones."""
+    """Draw random (trajectory, step) pairs with the shapes of stored pairs."""
     side, width = shapes["sample_size"], shapes["cross_attention_dim"]
     pooled = shapes["projection_class_embeddings_input_dim"] - 6 * shapes["addition_time_embed_dim"]
     return {

@@ -1,9 +1,9 @@
-"""What a stock diffusers pipeline pays for guidance, with an adapter and without:
+"""Measures the cost of guidance in a stock diffusers pipeline, with and without an adapter:
 
     python -m benchmarks.stock_pipeline --base results/digits-sd/base --adapter results/digits-sd/seed0/adapters/agd
 
-Calls the pipeline as its users do and counts, by a hook on the denoiser, the calls and the samples that pass through it.
-Methods take turns, round by round, so that a busy machine slows all of them. Prints one line of JSON.
+Calls the pipeline as users do. A hook on the denoiser counts its calls and the samples in them. Methods alternate in
+rounds, so that a busy machine slows all of them equally. Prints one line of JSON.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import agd
-from agd.pipelines import denoiser_of
+from agd.adapters.pipelines import denoiser_of
 
 
 def options() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def options() -> argparse.Namespace:
 
 
 class Usage:
-    """Calls of a denoiser, and samples in them."""
+    """Counts the calls of a denoiser and the samples in them."""
 
     def __init__(self, denoiser):
         self.calls = self.samples = 0
@@ -45,7 +45,7 @@ class Usage:
 
 
 def call(pipe, asked: argparse.Namespace, guidance_scale: float):
-    """The user's own call, with a fixed seed."""
+    """Call the pipeline as a user does, with a fixed seed."""
     subject = [asked.class_label] if asked.class_label is not None else asked.prompt
     generator = torch.Generator().manual_seed(0)
     return pipe(
@@ -69,7 +69,7 @@ def main() -> None:
     pipe = DiffusionPipeline.from_pretrained(asked.base, dtype=getattr(torch, asked.dtype)).to(asked.device)
     pipe.set_progress_bar_config(disable=True)
     usage = Usage(denoiser_of(pipe))
-    call(pipe, asked, asked.guidance_scale)  # a first call warms up
+    call(pipe, asked, asked.guidance_scale)  # warm-up
     found = {"none": [], "cfg": [], "agd": [], "cfg, after unload": []}
     for _ in range(asked.rounds):
         found["none"].append(measure(pipe, asked, 1.0, usage))

@@ -17,9 +17,9 @@ rule calculate_metrics:
         gpu=gpu("calculate_metrics"),
     params:
         version=VERSIONS["calculate_metrics"],
-        door=door("calculate_metrics"),
-        what=what("calculate_metrics"),
-        how=how("calculate_metrics"),
+        module=stage_module("calculate_metrics"),
+        result=result_settings("calculate_metrics"),
+        execution=execution_settings("calculate_metrics"),
     shell:
-        "python -m {params.door} --samples {input.samples} --ref {input.reference} --output {output}"
-        " {params.what} {params.how} 2>&1 | tee {log}"
+        "python -m {params.module} --samples {input.samples} --ref {input.reference} --output {output}"
+        " {params.result} {params.execution} 2>&1 | tee {log}"

@@ -1,34 +1,47 @@
-# Names, constraints and helpers of the rules. No rules, nothing heavy: this is read at every start.
+# Names, constraints and params of the rules. Imports nothing heavy, because Snakemake reads this at every start.
+import functools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
-from agd import base_model, config as settings_of, downloads
-from agd.cli import flags
-from agd.errors import UserError
-from agd.versions import VERSIONS
+from agd.runtime.errors import UserError
+from agd.settings import configuration, families, results, schema
+from agd.settings.command_line import flags
+from agd.settings.versions import VERSIONS
 
-for file in settings_of.files():
+for file in configuration.files():
 
     configfile: file
 
 
 def stop(error):
-    """End, before any job, with the one line that says what is wrong."""
+    """End the run before any job, with one line that says what is wrong."""
     sys.exit(f"agd: error: {error}")
 
 
-config.update(settings_of.typed(config))
-try:
-    settings_of.check(config)
-except UserError as error:
-    stop(error)
+def checked(function):
+    """Wrap an input function: a UserError ends the run with one line."""
+
+    @functools.wraps(function)
+    def call(*args, **named):
+        try:
+            return function(*args, **named)
+        except UserError as error:
+            stop(error)
+
+    return call
+
+
+if set("{}") & set(str(workflow.basedir)):
+    stop(f"{workflow.basedir}: braces in the checkout's path, which Snakemake takes for names; move the checkout")
+config.update(configuration.typed(config))
+checked(configuration.check)(config)
 
 
 wildcard_constraints:
     model="|".join(config["models"]),
     seed=r"\d+",
-    source="guided",
+    source=results.GUIDED,
     chunk=r"\d+",
     adapter=r"[a-z0-9][a-z0-9-]*",
     method=r"[a-z0-9][a-z0-9-]*",
@@ -37,55 +50,54 @@ wildcard_constraints:
 
 
 def settings(stage, wildcards):
-    """All settings of a stage for the model (and adapter) of a job, or for no model."""
+    """Return all settings of a stage for the model (and adapter) of a job, or for no model."""
     model, adapter = wildcards.get("model"), wildcards.get("adapter")
     if adapter and adapter not in config["models"][model]["adapters"]:
         stop(f"models.{model}.adapters: {adapter!r} is not there; add it")
-    return settings_of.settings(config, model, stage, adapter)
+    return configuration.settings(config, model, stage, adapter)
 
 
-def what(stage, without=(), **own):
-    """A param: the options that a stage's result depends on; `own` (setting=wildcard) come from the path instead."""
+def result_settings(stage, without=(), **own):
+    """A param: options with the result settings of a stage. own: setting=wildcard, for values from the path."""
 
     def options(wildcards):
-        chosen = settings_of.what(stage, settings(stage, wildcards))
+        chosen = schema.result_settings(stage, settings(stage, wildcards))
         chosen |= {name: wildcards[wildcard] for name, wildcard in own.items()}
         return flags({name: value for name, value in chosen.items() if name not in without})
 
     return options
 
 
-def how(stage):
-    """A param: the options that say only how the work is done. A function of `resources`, because Snakemake leaves such
-    params out when it asks whether a job must be run again."""
+def execution_settings(stage):
+    """A param: options with the execution settings of a stage.
+
+    It is a function of `resources`: Snakemake ignores such params when it decides whether to run a job again.
+    """
 
     def options(wildcards, resources):
-        return flags(settings_of.how(stage, settings(stage, wildcards)))
+        return flags(schema.execution_settings(stage, settings(stage, wildcards)))
 
     return options
 
 
-def door(stage):
+def stage_module(stage):
     """A param: the module that runs a stage for the family of the job's model."""
 
-    def module(wildcards):
-        return f"agd.{config['models'][wildcards.model]['family']}.{stage}"
+    def name(wildcards):
+        return f"{families.PACKAGES[config['models'][wildcards.model]['family']]}.{stage}"
 
-    return module
+    return name
 
 
 def chunks(stage, model):
-    """Names of a stage's chunks: the index of their first trajectory or image."""
-    chosen = settings_of.settings(config, model, stage)
-    return [f"{first:06d}" for first in range(0, settings_of.total(stage, chosen), chosen["chunk_size"])]
+    """Return the names of a stage's chunks: the index of their first trajectory or image."""
+    return results.chunk_names(stage, configuration.settings(config, model, stage))
 
 
 def chunk(stage):
-    """A param: which trajectories or images a job makes."""
+    """A param: options for the trajectories or images that a job makes."""
 
     def options(wildcards):
-        chosen = settings(stage, wildcards)
-        first = int(wildcards.chunk)
-        return f"--first {first} --count {min(chosen['chunk_size'], settings_of.total(stage, chosen) - first)}"
+        return results.chunk_options(stage, settings(stage, wildcards), wildcards.chunk)
 
     return options

@@ -14,7 +14,7 @@ rule prepare_prompts:
     params:
         version=VERSIONS["prepare_prompts"],
         captions=captions,
-        what=what("prepare_prompts"),
+        result=result_settings("prepare_prompts"),
     shell:
         "python -m agd.prepare_prompts --captions {params.captions:q} --output-dir $(dirname {output.samples})"
-        " {params.what} 2>&1 | tee {log}"
+        " {params.result} 2>&1 | tee {log}"

@@ -15,8 +15,8 @@ rule prepare_reference:
     params:
         version=VERSIONS["prepare_reference"],
         reference=reference,
-        what=what("prepare_reference"),
-        how=how("prepare_reference"),
+        result=result_settings("prepare_reference"),
+        execution=execution_settings("prepare_reference"),
     shell:
         "python -m agd.prepare_reference --reference {params.reference:q} --output {output}"
-        " {params.what} {params.how} 2>&1 | tee {log}"
+        " {params.result} {params.execution} 2>&1 | tee {log}"

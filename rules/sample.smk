@@ -16,13 +16,15 @@ rule sample:
         gpu=gpu("sample"),
     params:
         version=VERSIONS["sample"],
-        door=door("sample"),
+        module=stage_module("sample"),
         base=base,
         guidance=guidance,
         prompts=prompt_option,
         chunk=chunk("sample"),
-        what=what("sample", without=CFG_ALONE, guidance_scale="scale", num_inference_steps="steps"),
-        how=how("sample"),
+        result=result_settings(
+            "sample", without=schema.cfg_settings("sample"), guidance_scale="scale", num_inference_steps="steps"
+        ),
+        execution=execution_settings("sample"),
     shell:
-        "python -m {params.door} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
-        " --seed {wildcards.seed} {params.prompts} {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"
+        "python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
+        " --seed {wildcards.seed} {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

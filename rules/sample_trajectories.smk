@@ -14,12 +14,12 @@ rule sample_trajectories:
         gpu=gpu("sample_trajectories"),
     params:
         version=VERSIONS["sample_trajectories"],
-        door=door("sample_trajectories"),
+        module=stage_module("sample_trajectories"),
         base=base,
         prompts=prompt_option,
         chunk=chunk("sample_trajectories"),
-        what=what("sample_trajectories"),
-        how=how("sample_trajectories"),
+        result=result_settings("sample_trajectories"),
+        execution=execution_settings("sample_trajectories"),
     shell:
-        "python -m {params.door} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
-        " {params.prompts} {params.chunk} {params.what} {params.how} 2>&1 | tee {log}"
+        "python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
+        " {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

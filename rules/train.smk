@@ -18,10 +18,10 @@ rule train:
     params:
         version=VERSIONS["train"],
         launcher=launcher("train"),
-        door=door("train"),
+        module=stage_module("train"),
         base=base,
-        what=what("train"),
-        how=how("train"),
+        result=result_settings("train"),
+        execution=execution_settings("train"),
     shell:
-        "python -m {params.launcher} {params.door} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
-        " --seed {wildcards.seed} {params.what} {params.how} 2>&1 | tee {log}"
+        "python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
+        " --seed {wildcards.seed} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -14,10 +14,10 @@ rule train_base:
         gpu=gpu("train_base"),
     params:
         version=VERSIONS["train_base"],
-        what=what("train_base"),
-        how=how("train_base"),
+        result=result_settings("train_base"),
+        execution=execution_settings("train_base"),
     shell:
-        "python -m agd.digits.train_base --output-dir results/{wildcards.model}/base {params.what} {params.how} 2>&1 | tee {log}"
+        "python -m agd.digits.train_base --output-dir results/{wildcards.model}/base {params.result} {params.execution} 2>&1 | tee {log}"
 
 
 use rule train_base as train_base_sd with:

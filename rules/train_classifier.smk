@@ -10,7 +10,7 @@ rule train_classifier:
         "../envs/agd.yaml"
     params:
         version=VERSIONS["train_classifier"],
-        what=what("train_classifier"),
-        how=how("train_classifier"),
+        result=result_settings("train_classifier"),
+        execution=execution_settings("train_classifier"),
     shell:
-        "python -m agd.digits.train_classifier --output {output.weights} {params.what} {params.how} 2>&1 | tee {log}"
+        "python -m agd.digits.train_classifier --output {output.weights} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -1,1 +1,4 @@
-"""The embedded data (scikit-learn's handwritten digits) and the small base models trained on them."""
+"""The embedded data and models: scikit-learn's handwritten digits, and small base models trained on them.
+
+Its stages are agd.digits.prepare_digits, train_classifier and train_base. Only rules and tests import this folder.
+"""

@@ -1,7 +1,8 @@
-"""Small models of exactly the classes of the large ones, to be trained on digits: their parts, untrained.
+"""Small untrained models for the digits, of the same classes as the large models.
 
-Images are 8 x 8 and grey; latents (1, 8, 8). Each model is called with noisy latents, timesteps and the numbers of the
-images, whose labels or captions it knows: (B, 1, 8, 8), (B,), (B,), and which of them go without (B,) -> (B, 1, 8, 8).
+Images are 8 x 8 and grey; latents are (1, 8, 8). Each model stores the images' labels or captions. Its arguments are
+noisy latents (B, 1, 8, 8), timesteps (B,), image numbers (B,), and a mask (B,) of samples without a condition. It
+returns (B, 1, 8, 8).
 """
 
 import re
@@ -24,14 +25,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 SIDE = 8
 CLASSES = 10
-_LONGEST_CAPTION = 16  # tokens, the first and the last included
+_LONGEST_CAPTION = 16  # tokens, including the first and last special token
 _TEXT_WIDTH = 32
 _SDXL_NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 _ALPHABET = sorted(string.ascii_lowercase + string.digits + string.punctuation)
 
 
 def autoencoder() -> AutoencoderKL:
-    """Images (1, 8, 8) <-> latents (1, 8, 8)."""
+    """Make an autoencoder: images (1, 8, 8) <-> latents (1, 8, 8)."""
     return AutoencoderKL(
         in_channels=1,
         out_channels=1,
@@ -46,7 +47,7 @@ def autoencoder() -> AutoencoderKL:
 
 
 class ClassToImage(nn.Module):
-    """A DiT of four layers of width 96 on patches of 2 x 2: 16 tokens."""
+    """A DiT with four layers of width 96 on patches of 2 x 2: 16 tokens."""
 
     def __init__(self, labels: torch.Tensor, captions: list[str]):
         super().__init__()
@@ -73,7 +74,10 @@ class ClassToImage(nn.Module):
 
 
 class TextToImage(nn.Module):
-    """Stable Diffusion: a UNet that predicts velocity, and a text encoder, trained together. No caption: the empty one."""
+    """Stable Diffusion: a velocity-predicting UNet and a text encoder, trained together.
+
+    Unconditional: the empty caption.
+    """
 
     def __init__(self, labels: torch.Tensor, captions: list[str]):
         super().__init__()
@@ -96,8 +100,10 @@ class TextToImage(nn.Module):
 
 
 class TextToImageXL(nn.Module):
-    """SDXL: a UNet that predicts noise, two text encoders whose layers before the last are read side by side, and the
-    second one's summary and the image's sizes as conditions. No caption: zeros."""
+    """SDXL: a noise-predicting UNet with two text encoders. Unconditional: zeros.
+
+    Conditions: the second-last layers of both encoders, concatenated; the second encoder's pooled output; image sizes.
+    """
 
     def __init__(self, labels: torch.Tensor, captions: list[str]):
         super().__init__()
@@ -135,7 +141,7 @@ ARCHITECTURES = {"dit": ClassToImage, "sd": TextToImage, "sdxl": TextToImageXL}
 
 
 def unet(**more) -> UNet2DConditionModel:
-    """Two resolutions, 8 x 8 and 4 x 4, with cross-attention at both: seven adapted layers."""
+    """Make a UNet with two resolutions, 8 x 8 and 4 x 4, and cross-attention at both: seven adapted layers."""
     return UNet2DConditionModel(
         sample_size=SIDE,
         in_channels=1,
@@ -144,7 +150,7 @@ def unet(**more) -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4),  # heads, in spite of its name
+        attention_head_dim=(2, 4),  # number of heads, despite its name
         norm_num_groups=8,
         use_linear_projection=True,
         **more,
@@ -152,11 +158,11 @@ def unet(**more) -> UNet2DConditionModel:
 
 
 def tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """CLIP's byte pairs, with merges that put the captions' words together from left to right.
+    """Make a CLIP tokenizer whose byte-pair merges build each word of the captions from left to right.
 
-    Not learnt: the library's trainer breaks ties by chance, and equal work should leave equal bytes.
+    The merges are not learnt: the library's trainer breaks ties at random, and equal work should give equal bytes.
     """
-    merges = {}  # in the order of their insertion, without repeats
+    merges = {}  # in insertion order, without repeats
     for word in sorted({word for caption in captions for word in re.findall("[a-z]+", caption.lower())}):
         left, *others = [*word[:-1], f"{word[-1]}</w>"]
         for letter in others:

@@ -1,5 +1,6 @@
-"""Stage `prepare_digits`: the digits as a zip of PNG files and their captions as COCO lays them out, so that they are a
-reference and a source of prompts like any other.
+"""Stage `prepare_digits`: write the digits as a zip of PNG files, and their captions in COCO's layout.
+
+They then serve as a reference and a source of prompts, like external data.
 
 `python -m agd.digits.prepare_digits --output ZIP --annotations ZIP`
 """
@@ -9,23 +10,25 @@ from collections.abc import Sequence
 
 import torch
 
-from agd.artifacts import can_write, write_zip
-from agd.cli import door
+from agd.artifacts.files import can_write
+from agd.artifacts.images import write_images
+from agd.artifacts.provenance import provenance
+from agd.artifacts.sealed_json import json_bytes
+from agd.artifacts.zips import write_zip
 from agd.digits.data import captions, digits
-from agd.images import write_images
-from agd.provenance import json_bytes, provenance
+from agd.settings.entry_points import entry_point
 
 STAGE = "prepare_digits"
-_VALIDATION = 5  # every fifth ten of images: most tens hold each digit once
+_VALIDATION = 5  # every fifth group of ten images: most groups hold each digit once
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """There is nothing to set."""
+    """This stage has no settings."""
 
 
 def annotations(names: list[str], sentences: list[str], indices: Sequence[int]) -> dict:
-    """Some of the images and their captions, in the layout of COCO's captions_{train,val}2017.json."""
+    """Return these images and captions in the layout of COCO's captions_{train,val}2017.json."""
     return {
         "images": [{"id": i, "file_name": f"{names[i]}.png"} for i in indices],
         "annotations": [{"id": i, "image_id": i, "caption": sentences[i]} for i in indices],
@@ -33,9 +36,9 @@ def annotations(names: list[str], sentences: list[str], indices: Sequence[int]) 
 
 
 def run(files, settings: Settings) -> None:
-    """Write `{index}-{label}.png`, all of them, and the captions in two parts, for training and for validation."""
+    """Write all images as `{index}-{label}.png`, and the captions in a training and a validation part."""
     for file in (files.output, files.annotations):
-        can_write(file)  # or one would be left without the other
+        can_write(file)  # check both first, or one could be written without the other
     images, labels = digits()
     names = [f"{i:04d}-{label}" for i, label in enumerate(labels.tolist())]
     as_bytes = (images * 255).round().to(torch.uint8).numpy()
@@ -50,7 +53,7 @@ def run(files, settings: Settings) -> None:
     write_images(files.output, as_bytes, names, {"provenance": provenance(STAGE, {}, "cpu")})
 
 
-main = door(STAGE, family=None)
+main = entry_point(STAGE, family=None)
 
 if __name__ == "__main__":
     main()

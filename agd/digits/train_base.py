@@ -1,10 +1,10 @@
-"""Stage `train_base`: a small diffusion model of handwritten digits, in a folder that diffusers opens.
+"""Stage `train_base`: train a small diffusion model of handwritten digits, in a folder that diffusers opens.
 
 `python -m agd.digits.train_base --output-dir BASE`, then `DiffusionPipeline.from_pretrained("BASE")`.
 
-An autoencoder first (as for every latent diffusion model), then the denoiser on its latents, with its text encoders if it
-has any. The class or caption is dropped once per sample, outside the model: the blocks of diffusers' DiT each own a label
-embedder, and in training mode each would drop its own.
+Trains an autoencoder first, as in every latent diffusion model. Then trains the denoiser on its latents, together with
+the text encoders, if any. The class or caption is dropped once per sample, outside the model: each block of diffusers'
+DiT has its own label embedder, and in training mode each would drop labels separately.
 """
 
 import dataclasses
@@ -16,16 +16,17 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers.utils import logging
 
-from agd import devices
-from agd.artifacts import folder_aside, make_folder, settle
-from agd.cli import door
+from agd.artifacts.files import folder_aside, make_folder, settle
+from agd.artifacts.provenance import provenance
+from agd.artifacts.sealed_json import RECORD, checksums, sealed_json
 from agd.digits.architectures import ARCHITECTURES, autoencoder
 from agd.digits.data import captions, digits
-from agd.progress import progress
-from agd.provenance import provenance
-from agd.records import RECORD, sealed_json, vouch
+from agd.runtime import devices
+from agd.runtime.progress import progress_bar
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
-logging.disable_progress_bar()  # a stage shows one bar of its own
+logging.disable_progress_bar()  # a stage shows its own progress bar
 
 STAGE = "train_base"
 _KL_WEIGHT = 1e-3
@@ -34,7 +35,7 @@ _VAE_LEARNING_RATE = 3e-3
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     architecture: str
     vae_steps: int
@@ -48,10 +49,10 @@ class Settings:
 
 
 def fit(parameters, steps: int, peak: float, what: str, loss_of_step) -> None:
-    """Minimise with AdamW on a one-cycle schedule; `loss_of_step(step)` gives the loss and is told nothing else."""
+    """Minimise `loss_of_step(step)` with AdamW on a one-cycle schedule."""
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps)
-    with progress(range(steps), f"{STAGE} ({what})") as bar:
+    with progress_bar(range(steps), f"{STAGE} ({what})") as bar:
         for step in bar:
             loss = loss_of_step(step)
             optimizer.zero_grad()
@@ -62,7 +63,8 @@ def fit(parameters, steps: int, peak: float, what: str, loss_of_step) -> None:
 
 
 def train_autoencoder(x: torch.Tensor, settings: Settings) -> AutoencoderKL:
-    """Fit the autoencoder to images (n, 1, 8, 8) in [-1, 1], and note the latents' scale in its configuration."""
+    """Train the autoencoder on images (n, 1, 8, 8) in [-1, 1], and store the latents' scaling factor in its
+    configuration."""
     vae = autoencoder().to(x.device)
 
     def loss_of_step(step: int) -> torch.Tensor:
@@ -78,11 +80,13 @@ def train_autoencoder(x: torch.Tensor, settings: Settings) -> AutoencoderKL:
 
 
 def train_denoiser(model: nn.Module, z: torch.Tensor, settings: Settings) -> nn.Module:
-    """Fit one of agd.digits.architectures to scaled latents z (n, 1, 8, 8): predict noise or velocity, as its scheduler
-    says; returns it with the average of its weights."""
+    """Train one of agd.digits.architectures on scaled latents z (n, 1, 8, 8). Returns it with averaged weights.
+
+    The model's scheduler decides whether it predicts noise or velocity.
+    """
     model.to(z.device).eval()  # eval: no label dropout inside a DiT's blocks
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay))
-    # Schedulers for sampling disagree on how to add noise; training's is one for all.
+    # Sampling schedulers add noise differently; all models train with DDIM's.
     schedule = DDIMScheduler.from_config(model.scheduler.config)
     velocity = schedule.config.prediction_type == "v_prediction"
 
@@ -103,7 +107,7 @@ def train_denoiser(model: nn.Module, z: torch.Tensor, settings: Settings) -> nn.
 
 
 def run(files, settings: Settings) -> None:
-    """Write the pipeline into `--output-dir`, and `provenance.json` beside its index."""
+    """Write the pipeline into `--output-dir`, with a `provenance.json` beside its index."""
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
     torch.manual_seed(settings.seed)
@@ -113,25 +117,26 @@ def run(files, settings: Settings) -> None:
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
     model = train_denoiser(ARCHITECTURES[settings.architecture](labels, captions()), z, settings)
-    chosen = {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}
-    made = provenance(STAGE, chosen, devices.describe(device))
+    made = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device))
     publish(model.cpu().pipeline(vae.cpu()), folder, made)
 
 
 def publish(pipe: DiffusionPipeline, folder: Path, made: dict) -> None:
-    """Save aside, with a record that vouches for every file, then move each to its final name, the index last: without
-    it the folder opens as no pipeline."""
+    """Save the pipeline and its checksums to a temporary folder, then move each file to its final name.
+
+    The index is last: without it, diffusers does not open the folder as a pipeline.
+    """
     with folder_aside(folder) as aside:
         pipe.save_pretrained(aside)
         names = [file.relative_to(aside) for file in aside.rglob("*") if file.is_file()]
-        (aside / RECORD).write_bytes(sealed_json({"provenance": made, "files": vouch(aside, map(str, names))}))
+        (aside / RECORD).write_bytes(sealed_json({"provenance": made, "files": checksums(aside, map(str, names))}))
         names.append(Path(RECORD))
         for name in sorted(names, key=lambda name: (name.name == "model_index.json", name)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             settle(aside / name, folder / name)
 
 
-main = door(STAGE, model="digits-dit")
+main = entry_point(STAGE, model="digits-dit")
 
 if __name__ == "__main__":
     main()

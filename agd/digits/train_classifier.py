@@ -1,4 +1,4 @@
-"""Stage `train_classifier`: a small classifier of digits, whose features compare images of them.
+"""Stage `train_classifier`: train a small classifier of digits; its features compare images of digits.
 
 `python -m agd.digits.train_classifier --output SAFETENSORS`
 """
@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from agd import devices
-from agd.artifacts import can_write, writing
-from agd.cli import door
+from agd.artifacts.files import can_write, writing
+from agd.artifacts.provenance import provenance
+from agd.artifacts.sealed_json import checksums, write_sealed
 from agd.digits.data import digits
-from agd.features import DigitsClassifier
-from agd.progress import progress
-from agd.provenance import provenance
-from agd.records import sealed_json, vouch
+from agd.measures.digits_classifier import DigitsClassifier
+from agd.runtime import devices
+from agd.runtime.progress import progress_bar
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
 
 STAGE = "train_classifier"
 _TEST_PART = 0.2
@@ -24,7 +25,7 @@ _TEST_PART = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """config/schema.yaml says what each of these is."""
+    """config/schema.yaml describes each field."""
 
     steps: int
     batch_size: int
@@ -34,7 +35,7 @@ class Settings:
 
 
 def train(settings: Settings, device: torch.device) -> tuple[DigitsClassifier, float]:
-    """The classifier, and its accuracy on the fifth of the digits that it never saw."""
+    """Train the classifier. Returns it, and its accuracy on a test set of one fifth of the digits."""
     torch.manual_seed(settings.seed)
     images, labels = (a.to(device) for a in digits())
     order = torch.randperm(len(images)).to(device)
@@ -42,10 +43,10 @@ def train(settings: Settings, device: torch.device) -> tuple[DigitsClassifier, f
     model = DigitsClassifier().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
-    with progress(range(settings.steps), STAGE) as bar:
+    with progress_bar(range(settings.steps), STAGE) as bar:
         for _ in bar:
             chosen = rest[torch.randint(len(rest), (settings.batch_size,))]
-            # A pixel's shift is as far as a pen moves: the only change that leaves an 8 x 8 digit what it is.
+            # Shift by at most one pixel: the only augmentation that keeps an 8 x 8 digit recognisable.
             shift = torch.randint(-1, 2, (2,)).tolist()
             x = torch.roll(images[chosen], shift, (2, 3))
             loss = nn.functional.cross_entropy(model.classes(model(x)), labels[chosen])
@@ -60,21 +61,18 @@ def train(settings: Settings, device: torch.device) -> tuple[DigitsClassifier, f
 
 
 def run(files, settings: Settings) -> None:
-    """Write the weights, and `.json` beside them with the accuracy and their checksum."""
+    """Write the weights, and a `.json` file beside them with the accuracy and the weights' checksum."""
     output = can_write(files.output)
     device = devices.device(settings.device)
     model, accuracy = train(settings, device)
-    made = provenance(
-        STAGE, {k: v for k, v in dataclasses.asdict(settings).items() if k != "device"}, devices.describe(device)
-    )
+    made = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device))
     with writing(output) as aside:
         save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, aside)
-    record = {"test_accuracy": accuracy, "provenance": made, "files": vouch(output.parent, [output.name])}
-    with writing(output.with_suffix(".json")) as aside:
-        aside.write_bytes(sealed_json(record))
+    record = {"test_accuracy": accuracy, "provenance": made, "files": checksums(output.parent, [output.name])}
+    write_sealed(output.with_suffix(".json"), record)
 
 
-main = door(STAGE)
+main = entry_point(STAGE)
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
-"""Sample images of a DiT, with an adapter or without: `python -m agd.dit.sample --dir R`."""
+"""Samples images of a DiT, with or without an adapter: `python -m agd.dit.sample --dir R`."""
 
-from agd.cli import door
+from agd.settings.entry_points import entry_point
 
-main = door("sample", family="dit", model="dit")
+main = entry_point("sample", family="dit", model="dit")
 
 if __name__ == "__main__":
     main()

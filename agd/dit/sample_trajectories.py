@@ -1,8 +1,8 @@
-"""Sample guided trajectories of a DiT: `python -m agd.dit.sample_trajectories --output-dir T`."""
+"""Samples guided trajectories of a DiT: `python -m agd.dit.sample_trajectories --output-dir T`."""
 
-from agd.cli import door
+from agd.settings.entry_points import entry_point
 
-main = door("sample_trajectories", family="dit", model="dit")
+main = entry_point("sample_trajectories", family="dit", model="dit")
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
-"""Train an adapter for a DiT: `python -m agd.dit.train --dir R --data-path T`."""
+"""Trains an adapter for a DiT: `python -m agd.dit.train --dir R --data-path T`."""
 
-from agd.cli import door
+from agd.settings.entry_points import entry_point
 
-main = door("train", family="dit", model="dit")
+main = entry_point("train", family="dit", model="dit")
 
 if __name__ == "__main__":
     main()

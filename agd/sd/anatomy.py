@@ -1,13 +1,13 @@
-"""Where `UNet2DConditionModel` takes adapters: every cross-attention."""
+"""Adapts every cross-attention of `UNet2DConditionModel`."""
 
 import torch
 from torch import nn
 
-from agd.hooks import Anatomy
+from agd.adapters.anatomy import Anatomy
 
 
 def _attentions(denoiser: nn.Module) -> dict[str, nn.Module]:
-    """By what they do, not by their name: `attn2` is self-attention in some models."""
+    """Find cross-attentions by what they do, not by name: `attn2` is self-attention in some models."""
     return {name: module for name, module in denoiser.named_modules() if getattr(module, "is_cross_attention", False)}
 
 
@@ -18,9 +18,9 @@ def _widths(denoiser: nn.Module) -> dict[str, int]:
 
 
 def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The base's own embedding of t (B, 1, width), and the prompt's tokens as the text encoder gave them (B, n, width).
+    """Return the base's embedding of the timestep (B, 1, width), and the prompt's tokens (B, n, width).
 
-    They are the denoiser's argument, not the attention's: there, IP-Adapter has put image tokens beside them.
+    Take the tokens from the denoiser's arguments, not the attention's: IP-Adapter adds image tokens to the attention's.
     """
     return {"timestep": entry_output[:, None], "prompt": arguments["encoder_hidden_states"]}
 

@@ -1,4 +1,4 @@
-"""What images can follow beside the prompt: the picture of an IP-Adapter, the picture of a ControlNet."""
+"""Opens guides of the images in addition to the prompt: an IP-Adapter or a ControlNet, each with a picture."""
 
 from pathlib import Path
 
@@ -9,28 +9,30 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from agd.artifacts import sha256
-from agd.base_model import check_weights
-from agd.errors import UserError
-from agd.images import open_image
-from agd.provenance import model_fingerprint, read_json
+from agd.artifacts.files import sha256
+from agd.artifacts.images import open_image
+from agd.artifacts.provenance import model_fingerprint
+from agd.artifacts.sealed_json import read_json
+from agd.diffusion.base_models import check_weights
+from agd.runtime.errors import UserError, one_line
+from agd.settings.command_line import flag
 
 _NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
 
 
 def check(files) -> None:
-    """Raise a UserError if something is missing or can't be read; loads no weights. Stages without guides pass."""
+    """Raise UserError if a file is missing or can't be read. Loads no weights. Stages without guides pass."""
     for name, others in _NEEDED.items():
         path = getattr(files, name, None)
         for other in others:
             if path and not getattr(files, other):
-                raise UserError(f"{_flag(other)}: missing; {_flag(name)} needs it")
+                raise UserError(f"{flag(other)}: missing; {flag(name)} needs it")
             if not path and getattr(files, other, None):
-                raise UserError(f"{_flag(other)}: given without {_flag(name)}; give both")
+                raise UserError(f"{flag(other)}: given without {flag(name)}; give both")
             if path and not Path(getattr(files, other)).exists():
-                raise UserError(f"{_flag(other)}: {getattr(files, other)} is not there; check the path")
+                raise UserError(f"{flag(other)}: {getattr(files, other)} is not there; check the path")
         if path and not Path(path).exists():
-            raise UserError(f"{_flag(name)}: {path} is not there; check the path")
+            raise UserError(f"{flag(name)}: {path} is not there; check the path")
         if path:
             _picture(f"{name}_image", getattr(files, f"{name}_image"))
             _check_weights(name, files)
@@ -42,7 +44,7 @@ def _check_weights(name: str, files) -> None:
             f"--ip-adapter: {files.ip_adapter} is not a .safetensors file, and nothing else is read; convert it"
         )
     folder = "image_encoder" if name == "ip_adapter" else name
-    check_weights(Path(getattr(files, folder)), f"{_flag(folder)}: ")
+    check_weights(Path(getattr(files, folder)), flag(folder))
     wanted = ControlNetModel.__name__
     if (
         name == "controlnet"
@@ -52,7 +54,7 @@ def _check_weights(name: str, files) -> None:
 
 
 def identities(files) -> dict[str, str]:
-    """sha256 of each picture, set of weights and network in use."""
+    """Return the sha256 of each picture, set of weights and network in use."""
     names = [name for others in _NEEDED.items() for name in (others[0], *others[1]) if getattr(files, name)]
     return {name: _digest(Path(getattr(files, name))) for name in names}
 
@@ -62,7 +64,10 @@ def _digest(path: Path) -> str:
 
 
 def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Put an IP-Adapter on a pipeline; embeddings (1, 1, D) or (1, n, D) of no picture and of the picture given."""
+    """Load an IP-Adapter into a pipeline.
+
+    Returns embeddings (1, 1, D) or (1, n, D) of no picture and of the given one.
+    """
     encoder = _opened("image_encoder", CLIPVisionModelWithProjection, files.image_encoder, pipe.unet.dtype)
     side = encoder.config.image_size
     pipe.register_modules(
@@ -73,7 +78,7 @@ def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, to
         pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"--ip-adapter: {path} doesn't fit this model ({_words(error)}); give one made for it"
+            f"--ip-adapter: {path} doesn't fit this model ({one_line(error)}); give one made for it"
         ) from None
     (projection,) = pipe.unet.encoder_hid_proj.image_projection_layers
     tokens = not isinstance(projection, ImageProjection)
@@ -83,7 +88,7 @@ def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, to
 
 
 def open_controlnet(pipe, files, dtype: torch.dtype, side: int) -> tuple[ControlNetModel, torch.Tensor]:
-    """A ControlNet, and the picture (1, 3, side, side) in [0, 1] that it follows."""
+    """Open a ControlNet, and its picture (1, 3, side, side) in [0, 1]."""
     model = _opened("controlnet", ControlNetModel, files.controlnet, dtype).eval().requires_grad_(False)
     ours, theirs = (network.config.cross_attention_dim for network in (pipe.unet, model))
     if ours != theirs:
@@ -103,7 +108,7 @@ def _opened(name: str, kind, path: str, dtype: torch.dtype):
         return model
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{_flag(name)}: {path} can't be opened ({_words(error)}); give a folder that holds a {kind.__name__}"
+            f"{flag(name)}: {path} can't be opened ({one_line(error)}); give a folder that holds a {kind.__name__}"
         ) from None
 
 
@@ -111,12 +116,4 @@ def _picture(name: str, path: str) -> Image.Image:
     try:
         return open_image(Path(path).read_bytes(), path).convert("RGB")
     except (OSError, UserError):
-        raise UserError(f"{_flag(name)}: {path} is not a picture that can be read; give a PNG or JPEG file") from None
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+        raise UserError(f"{flag(name)}: {path} is not a picture that can be read; give a PNG or JPEG file") from None

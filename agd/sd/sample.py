@@ -1,8 +1,8 @@
-"""Sample images of prompts, with an adapter or without: `python -m agd.sd.sample --dir R --prompt P`."""
+"""Samples images of prompts, with or without an adapter: `python -m agd.sd.sample --dir R --prompt P`."""
 
-from agd.cli import door
+from agd.settings.entry_points import entry_point
 
-main = door("sample", family="sd", model="sd21")
+main = entry_point("sample", family="sd", model="sd21")
 
 if __name__ == "__main__":
     main()

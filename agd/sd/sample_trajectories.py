@@ -1,8 +1,8 @@
-"""Sample guided trajectories of a text-to-image model: `python -m agd.sd.sample_trajectories --output-dir T ...`."""
+"""Samples guided trajectories of a text-to-image model: `python -m agd.sd.sample_trajectories --output-dir T ...`."""
 
-from agd.cli import door
+from agd.settings.entry_points import entry_point
 
-main = door("sample_trajectories", family="sd", model="sd21")
+main = entry_point("sample_trajectories", family="sd", model="sd21")
 
 if __name__ == "__main__":
     main()

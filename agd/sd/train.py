@@ -1,8 +1,8 @@
-"""Train an adapter for a text-to-image model: `python -m agd.sd.train --dir R --data-path T`."""
+"""Trains an adapter for a text-to-image model: `python -m agd.sd.train --dir R --data-path T`."""
 
-from agd.cli import door
+from agd.settings.entry_points import entry_point
 
-main = door("train", family="sd", model="sd21")
+main = entry_point("train", family="sd", model="sd21")
 
 if __name__ == "__main__":
     main()

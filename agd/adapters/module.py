@@ -1,0 +1,209 @@
+"""Holds all adapters of a denoiser (`denoiser.agd`) and the hooks that run them.
+
+PyTorch hooks pass the conditions to the adapters and add their outputs. Nothing inside the base is wrapped or renamed.
+Its state dict keeps its names, and diffusers' LoRA, IP-Adapter, offloading, compiling and deepcopy still work.
+"""
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.utils.checkpoint
+from torch import nn
+
+from agd.adapters.anatomy import Anatomy, layer_widths, used_widths
+from agd.adapters.config import AdapterConfig
+from agd.adapters.diffusers_integration import embedded_guidance_scale, set_flag
+from agd.adapters.forward_pass import ForwardPass, constant, per_sample
+from agd.adapters.layers import LAYERS, ConditionEncoder
+
+
+class AdaptedLayer(nn.Module):
+    """The adapter of one attention module. It has its own condition encoder if encoder is `per_layer`."""
+
+    def __init__(self, width: int, config: AdapterConfig, widths: dict[str, int], current: ForwardPass):
+        super().__init__()
+        self.adapter = LAYERS[config.kind](width, config)
+        self.encoder = ConditionEncoder(config, widths) if config.encoder == "per_layer" else None
+        self.current = current
+
+    def after_attention(self, attention: nn.Module, args: tuple, kwargs: dict, output):
+        """Forward hook of the attention module: add the adapter's output where w is above 1."""
+        current = self.current
+        if current.w_B is None:
+            return output
+        x_BND = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        tokens = self.encoder(current.w_B, current.features) if self.encoder else current.tokens_BMH
+        added = self.adapter(x_BND.float(), tokens) * current.share_B11
+        if isinstance(output, tuple):
+            return (output[0] + added.to(output[0].dtype), *output[1:])
+        return output + added.to(output.dtype)
+
+
+class Adapters(nn.Module):
+    """All adapters of one denoiser, also `denoiser.agd`. Weights are fp32 whatever the base's dtype.
+
+    record: fields of `config.json` other than the adapter's configuration (provenance, training ...).
+    source: the folder that the adapters were loaded from, or None.
+    """
+
+    def __init__(self, denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy):
+        super().__init__()
+        self.config = config
+        self.current = ForwardPass()
+        self.anatomy = anatomy
+        # Read the class's forward, because offloading replaces the instance's. The first argument is self.
+        self.names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
+        self.feature_widths = used_widths(denoiser, config, anatomy)
+        self.layer_widths = layer_widths(denoiser, anatomy)
+        shared = config.encoder == "shared"
+        self.encoder = ConditionEncoder(config, self.feature_widths) if shared else None
+        self.layers = nn.ModuleDict(
+            {
+                name.replace(".", "_"): AdaptedLayer(width, config, self.feature_widths, self.current)
+                for name, width in self.layer_widths.items()
+            }
+        )
+        self.handles = []
+        self.enabled = True
+        self.record, self.source = {}, None
+        self.said, self.seen = set(), None
+
+    def _apply(self, fn, recurse=True):
+        """Follow the base to another device, but keep the dtype."""
+
+        def keeping_dtype(tensor):
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keeping_dtype, recurse)
+
+    @property
+    def guidance_range(self) -> list[float] | None:
+        """The lowest and highest guidance scale of the training, or None if not recorded."""
+        return self.record.get("guidance_scale_range")
+
+    @property
+    def strength(self) -> float:
+        """The factor of the adapters' outputs: 0 is the base model, 1 is the trained strength."""
+        return self.current.strength.item()
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.current.strength = constant(value)
+
+    @contextlib.contextmanager
+    def scale(self, w: float | torch.Tensor | Callable) -> Iterator[None]:
+        """Set the guidance scale w for all passes of the denoiser inside the block.
+
+        w: a number, one per sample (B,), or a function that takes the denoiser's timestep and returns either.
+        """
+        if not callable(w):
+            w = w if isinstance(w, torch.Tensor) else constant(w)
+            self.check_range(w)
+        before, self.current.guidance_scale = self.current.guidance_scale, w
+        try:
+            yield
+        finally:
+            self.current.guidance_scale = before
+
+    def disable(self) -> None:
+        """Switch the adapters off until `enable`: the pipeline guides the base model in two passes."""
+        self.enabled = False
+        set_flag(self.host, on=False)
+
+    def enable(self) -> None:
+        """Switch the adapters on again after `disable`."""
+        self.enabled = True
+        set_flag(self.host, on=True)
+
+    def say_once(self, words: str) -> None:
+        if words not in self.said:
+            self.said.add(words)
+            warnings.warn(f"agd: {words}", stacklevel=3)
+
+    def check_range(self, w: torch.Tensor) -> None:
+        """Warn once if a guidance scale is outside the trained range. 1 or less gives no warning: it is the base
+        model."""
+        if self.guidance_range is not None:
+            low, high = self.guidance_range
+            if ((w > high) | ((w > 1) & (w < low))).any():
+                words = f"a guidance scale is outside the range that the adapter was trained on, {low:g} to {high:g}"
+                self.say_once(f"{words}; expect less than with guidance in two passes")
+
+    def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Forward pre-hook of the denoiser: store the arguments and w. Uses no weights: they may still be offloaded."""
+        current = self.current
+        current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        embedded = current.arguments.pop("timestep_cond", None)
+        current.w_B, current.w = None, self._guidance_scale(embedded) if self.enabled else None
+        # The base has no weights for the embedding of w that a flagged pipeline passes.
+        args = tuple(None if arg is embedded else arg for arg in args)
+        return args, {name: value for name, value in kwargs.items() if name != "timestep_cond"}
+
+    def _guidance_scale(self, embedded: torch.Tensor | None) -> torch.Tensor | float | None:
+        """Return this pass's w: set by `scale`, or else passed by the pipeline."""
+        w = self.current.guidance_scale
+        eager = not torch.compiler.is_compiling()  # a compiled graph can't warn or look at a value
+        if w is None and embedded is not None:
+            w = embedded_guidance_scale(embedded)
+            if eager and embedded is not self.seen:  # every step gets the same tensor: check it once
+                self.seen = embedded
+                self.check_range(w)
+        elif w is None and eager:
+            self.say_once(
+                "the adapted denoiser was called without a guidance scale and answers as the base model; "
+                "use agd.load on this pipeline, or `with denoiser.agd.scale(w):`"
+            )
+        elif not isinstance(w, torch.Tensor) and callable(w):
+            w = w(self.current.arguments["timestep"])
+        return w
+
+    def after_entry(self, entry: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        """Forward hook of the entry: embed the conditions once per pass."""
+        current = self.current
+        if current.w is None:
+            return
+        w_B = per_sample(torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0])
+        with torch.no_grad():
+            embedded = self.anatomy.embed(self.host, current.arguments, output)
+        current.features = {name: embedded[name] for name in self.feature_widths}
+        current.share_B11 = (w_B > 1).float()[:, None, None] * current.strength
+        current.tokens_BMH = self.encoder(w_B, current.features) if self.encoder else None
+        current.w_B = w_B
+
+    def checkpointed(self, block: Callable, *args):
+        """Run a block, and recompute it in the backward pass, with the conditions of its own forward pass.
+
+        Otherwise a second forward pass before the first one's backward would change these conditions: gradients would
+        be wrong, without an error.
+        """
+        current = self.current
+        then = dict(vars(current))
+
+        def run(*inputs):
+            now = dict(vars(current))
+            vars(current).update(then)
+            try:
+                return block(*inputs)
+            finally:
+                vars(current).update(now)
+
+        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False)
+
+    @property
+    def host(self) -> nn.Module:
+        return self._host[0]
+
+    def connect(self, denoiser: nn.Module) -> None:
+        """Register the hooks: bound methods, not closures, so that a denoiser's deep copy calls its own adapters."""
+        self._host = [denoiser]  # in a list: as a module attribute, the base would be a child of its own adapters
+        self.handles = [
+            denoiser.register_forward_pre_hook(self.before_pass, with_kwargs=True),
+            denoiser.get_submodule(self.anatomy.entry).register_forward_hook(self.after_entry),
+        ]
+        attentions = self.anatomy.attentions(denoiser)
+        for attention, layer in zip(attentions.values(), self.layers.values(), strict=True):
+            self.handles.append(attention.register_forward_hook(layer.after_attention, with_kwargs=True))

@@ -1,0 +1,116 @@
+"""The public API. Each function takes a pipeline, or its denoiser.
+
+An adapted pipeline makes one pass per step. If an adapter can't do what a call asks (a negative prompt), the call is
+guided in two passes, with a warning. For a denoiser alone, set the guidance scale by `with adapters.scale(w):`, or use
+a pipeline that knows the flag (diffusers_integration.py) and passes the scale. Such a pipeline ignores negative prompts
+without a warning, so loading on the pipeline is better.
+"""
+
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from agd.adapters import attaching, pipelines, saving
+from agd.adapters.anatomy import Anatomy
+from agd.adapters.config import AdapterConfig
+from agd.adapters.model_card import model_card
+from agd.adapters.module import Adapters
+from agd.artifacts.files import writing
+from agd.runtime.errors import UserError, one_line
+from agd.settings import families
+
+__all__ = ["AdapterConfig", "attach", "detach", "load", "push", "save", "unload"]
+
+
+def _opened(target) -> tuple[nn.Module, Anatomy]:
+    """Return the denoiser and where it takes adapters. Raises UserError if its kind is not supported."""
+    is_model = isinstance(target, nn.Module)
+    denoiser = getattr(target, "_orig_mod", target) if is_model else pipelines.denoiser_of(target)
+    known = families.denoisers()
+    family = known.get(type(denoiser).__name__)
+    if family is None or not (is_model or pipelines.guides(target)):
+        kind, name = ("denoiser", denoiser) if is_model else ("pipeline", target)
+        raise UserError(
+            f"{type(name).__name__}: no adapters for this kind of {kind}; supported are {' and '.join(known)}"
+            f"{'' if is_model else ', in pipelines that take a guidance_scale'}"
+        )
+    return denoiser, families.anatomy(family)
+
+
+def _wrap(target) -> None:
+    if not isinstance(target, nn.Module):
+        pipelines.wrap(target)
+
+
+def attach(target, config: AdapterConfig) -> Adapters:
+    """Freeze a pipeline's denoiser and attach new, untrained adapters. They are also `denoiser.agd`."""
+    denoiser, anatomy = _opened(target)
+    adapters = attaching.attach(denoiser, config, anatomy)
+    _wrap(target)
+    return adapters
+
+
+def load(target, name: str | Path) -> Adapters:
+    """Attach trained adapters to a pipeline or a denoiser: the base they were trained on, or a fine-tune of it.
+
+    name: a folder, or a hub id. The pipeline then makes one pass per step. For a second pipeline that shares the
+    denoiser, call `load` again with the same name. Raises UserError if the denoiser has another shape than the
+    adapters' base, or has other adapters.
+    """
+    denoiser, anatomy = _opened(target)
+    folder = saving.locate(name)
+    if not hasattr(denoiser, "agd"):
+        saving.load(denoiser, folder, anatomy)
+    elif denoiser.agd.source != folder.resolve():
+        there = denoiser.agd.source or "new ones"
+        raise UserError(f"{name}: this denoiser carries other adapters already ({there}); agd.unload them first")
+    _wrap(target)
+    return denoiser.agd
+
+
+def detach(target) -> None:
+    """Remove the adapters and restore the pipeline or denoiser. Raises UserError if there are none."""
+    denoiser, _ = _opened(target)
+    # If two pipelines share the denoiser, the second one has only its wrapping left to undo.
+    if isinstance(target, nn.Module) or not pipelines.unwrap(target) or hasattr(denoiser, "agd"):
+        attaching.detach(denoiser)
+
+
+unload = detach
+
+
+def save(adapters: Adapters, folder: str | Path, record: dict | None = None) -> None:
+    """Write `adapter.safetensors`, `config.json` and the model card `README.md` into a folder.
+
+    record: more fields for config.json, such as {"guidance_scale_range": [1, 8], "provenance": {...}}. They are added
+    to the fields that the adapters were loaded with.
+    """
+    saving.save(adapters, folder, {"size": attaching.size(adapters.host), **adapters.record, **(record or {})})
+    with writing(Path(folder) / saving.CARD) as aside:
+        aside.write_text(model_card(saving.read_description(folder), Path(folder).name), encoding="utf-8")
+
+
+def push(adapters: Adapters | str | Path, repo_id: str, private: bool = False) -> None:
+    """Publish adapters, or a folder of saved ones, on the hub with a model card.
+
+    A model card in the folder is used unchanged. Raises UserError if the hub rejects them, for example without a login.
+    """
+    if isinstance(adapters, Adapters):
+        with tempfile.TemporaryDirectory() as folder:
+            saving.save(adapters, folder, {"size": attaching.size(adapters.host), **adapters.record})
+            return push(folder, repo_id, private)
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    folder = Path(adapters)
+    description, written = saving.read_description(folder), folder / saving.CARD
+    text = written.read_text(encoding="utf-8") if written.exists() else model_card(description, repo_id)
+    files = {saving.WEIGHTS: folder / saving.WEIGHTS, saving.CONFIG: folder / saving.CONFIG, saving.CARD: text.encode()}
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]
+    try:
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_commit(repo_id, operations, commit_message="Add guidance adapters")
+    except Exception as error:  # the hub's client raises many unrelated types when it rejects a push
+        raise UserError(f"{repo_id}: the hub did not take it ({one_line(error)}); log in, and check the name") from None
+    return None

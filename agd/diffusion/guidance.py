@@ -1,0 +1,26 @@
+"""Classifier-free guidance: the formula and its convention.
+
+Convention (as in diffusers): `w = 1` is the conditional prediction, without guidance; `w > 1` moves away from the
+unconditional prediction. Ho and Salimans (arXiv 2207.12598) write `1 + w` for this `w`.
+"""
+
+import torch
+
+
+def guide(
+    cond: torch.Tensor, uncond: torch.Tensor, w: torch.Tensor | float, guided_channels: int | None = None
+) -> torch.Tensor:
+    """Return `uncond + w * (cond - uncond)`: two passes of the denoiser give it, and an adapter learns it.
+
+    cond, uncond: conditional and unconditional prediction (B, C, H, W), raw denoiser outputs: noise, velocity or clean
+    image. The weights 1 - w and w sum to one, so guidance commutes with conversions between these.
+    w: a number, or one per sample (B,).
+    guided_channels: number of leading channels to guide; the other channels are those of `cond`. None guides all. The
+    original DiT code guides 3 of its 4 latent channels, diffusers guides all.
+    """
+    if torch.is_tensor(w) and w.ndim:
+        w = w.to(cond).view(-1, *[1] * (cond.ndim - 1))
+    guided = uncond + w * (cond - uncond)
+    if guided_channels is None or guided_channels >= cond.shape[1]:
+        return guided
+    return torch.cat([guided[:, :guided_channels], cond[:, guided_channels:]], dim=1)

@@ -1,0 +1,48 @@
+"""The supported schedulers: deterministic ones, which give equal images for equal noise, in any batch."""
+
+from pathlib import Path
+
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from agd.artifacts.sealed_json import read_json
+from agd.runtime.errors import UserError
+
+BY_NAME = {
+    # Latents have no range to clip to, whatever the checkpoint says. `from_config` from Euler would clip.
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "dpmsolver++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
+# Their `step` draws no noise by default (see DDIM's eta, Euler's s_churn).
+_DETERMINISTIC = {kind.__name__ for kind, _ in BY_NAME.values()} | {"PNDMScheduler", "DEISMultistepScheduler"}
+
+
+def check(folder: Path, name: str, steps: int, model: str) -> None:
+    """Raise UserError unless the pipeline's scheduler is deterministic, or replaced, and allows this number of steps.
+
+    name: `default` (the model's own) or a key of BY_NAME. model: the user's name of the pipeline.
+    """
+    described = read_json(folder / "scheduler" / "scheduler_config.json", "_class_name", "num_train_timesteps")
+    own = described["_class_name"]
+    draws = own not in _DETERMINISTIC or "sde" in described.get("algorithm_type", "")
+    if name == "default" and draws:
+        raise UserError(
+            f"scheduler: default is {own} in {model}, which draws noise at every step; choose one of {', '.join(BY_NAME)}"
+        )
+    trained = described["num_train_timesteps"]
+    # `leading` schedulers add an offset to their timesteps. With too many steps, the first timestep would be outside
+    # the range of training; some schedulers raise an error then, some don't.
+    leading = described.get("timestep_spacing", "leading") == "leading"
+    most = trained - (described.get("steps_offset", 0) if leading else 0)
+    if steps > most:
+        raise UserError(f"num_inference_steps: {steps} is more than the {most} that {model} and its scheduler allow")
+
+
+def scheduler(own: SchedulerMixin, name: str) -> SchedulerMixin:
+    """Return the model's own scheduler (`default`), or another one with the model's noise schedule."""
+    if name == "default":
+        return own
+    kind, options = BY_NAME[name]
+    return kind.from_config(own.config, **options)

@@ -1,0 +1,27 @@
+"""Adapts every self-attention of `DiTTransformer2DModel`."""
+
+import torch
+from torch import nn
+
+from agd.adapters.anatomy import Anatomy
+
+
+def _attentions(denoiser: nn.Module) -> dict[str, nn.Module]:
+    return {str(i): block.attn1 for i, block in enumerate(denoiser.transformer_blocks)}
+
+
+def _widths(denoiser: nn.Module) -> dict[str, int]:
+    width = denoiser.inner_dim
+    return {"timestep": width, "class": width}
+
+
+def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the base's embeddings of the timestep and class, (B, 1, D) each, from its first block."""
+    embedder = denoiser.transformer_blocks[0].norm1.emb
+    frequencies = embedder.time_proj(arguments["timestep"]).to(entry_output.dtype)
+    t_BD = embedder.timestep_embedder(frequencies)
+    class_BD = embedder.class_embedder(arguments["class_labels"])
+    return {"timestep": t_BD[:, None], "class": class_BD[:, None]}
+
+
+ANATOMY = Anatomy(entry="pos_embed", attentions=_attentions, widths=_widths, embed=_embed)

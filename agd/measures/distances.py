@@ -1,0 +1,65 @@
+"""Computes distances between sets of features, from arrays to floats."""
+
+import numpy as np
+import torch
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (D,) and unbiased covariance (D, D), float64, of features (n, D)."""
+    x = np.asarray(features, dtype=np.float64)
+    return x.mean(axis=0), np.cov(x, rowvar=False)
+
+
+def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
+    """Return the squared Fréchet distance of two Gaussians (Heusel et al., arXiv 1706.08500, eq. 6):
+
+        |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
+
+    The last trace is the sum of the square roots of the eigenvalues of S1^(1/2) S2 S1^(1/2). That matrix is symmetric,
+    so no general matrix root and no complex numbers are needed, and covariances may have any rank.
+    """
+    values, vectors = np.linalg.eigh(sigma1)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ sigma2 @ root).clip(min=0)
+    gap = mu1 - mu2
+    return float(max(0.0, gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * np.sqrt(product).sum()))
+
+
+def kernel_distance(x: np.ndarray, y: np.ndarray, block: int = 4096) -> float:
+    """Return KID: unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al., arXiv 1801.01401).
+
+    Uses all pairs, not an average over random subsets: the same expectation, less variance, no seed. Features are (n,
+    D) and (m, D), with n and m at least 2. The result can be slightly negative.
+    """
+
+    def total(a, b):
+        blocks = (a[i : i + block] for i in range(0, len(a), block))
+        return sum((((part @ b.T) / a.shape[1] + 1) ** 3).sum() for part in blocks)
+
+    def diagonal(a):
+        return (((a * a).sum(axis=1) / a.shape[1] + 1) ** 3).sum()
+
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    n, m = len(x), len(y)
+    within = (total(x, x) - diagonal(x)) / (n * (n - 1)) + (total(y, y) - diagonal(y)) / (m * (m - 1))
+    return float(within - 2 * total(x, y) / (n * m))
+
+
+def precision_recall(real: np.ndarray, fake: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+    """Return improved precision and recall (Kynkäänniemi et al., arXiv 1904.06991, eq. 1).
+
+    Precision: fraction of the samples inside the real manifold. Recall: fraction of the real images inside the samples'
+    manifold. A manifold is the union of balls around each point, with the distance to its k-th nearest neighbour as
+    radius. Features are (n, D) and (m, D), with more points than neighbours in each.
+    """
+    return _inside(fake, real, neighbours), _inside(real, fake, neighbours)
+
+
+def _inside(points: np.ndarray, manifold: np.ndarray, neighbours: int, block: int = 2048) -> float:
+    """Return the fraction of the points that lie in at least one ball of the manifold."""
+    points, manifold = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in (points, manifold))
+    radii = torch.cat(
+        [torch.cdist(part, manifold).kthvalue(neighbours + 1, dim=1).values for part in manifold.split(block)]
+    )  # a point's nearest neighbour in its own set is the point itself
+    inside = [(torch.cdist(part, manifold) <= radii).any(dim=1) for part in points.split(block)]
+    return torch.cat(inside).double().mean().item()

@@ -1,0 +1,118 @@
+"""Feature extractors: from images to feature vectors."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from agd.artifacts import downloads
+from agd.artifacts.files import sha256
+from agd.artifacts.sealed_json import check_files, read_sealed
+from agd.measures.digits_classifier import DigitsClassifier, digit_tensor
+from agd.runtime.errors import UserError
+
+INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A feature extractor. prepare: picture -> input tensor (C, H, W). model: (B, C, H, W) -> features (B, D)."""
+
+    name: str
+    weights_sha256: str
+    prepare: Callable[[Image.Image], torch.Tensor]
+    model: nn.Module
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, images: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
+        """Yield features (up to batch_size, D) float32, batch by batch."""
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            x = torch.stack([self.prepare(image) for image in batch]).to(self.device)
+            yield self.model(x).float().cpu().numpy()
+
+
+def _digits(weights: str, device: torch.device) -> Extractor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    model = DigitsClassifier()
+    try:
+        model.load_state_dict(load_file(_existing(weights)))
+    except (RuntimeError, SafetensorError):
+        raise UserError(f"features_weights: {weights} doesn't hold the digits classifier; train it again") from None
+    record = Path(weights).with_suffix(".json")
+    check_files(record, read_sealed(record), Path(weights).name)
+    return Extractor("digits-classifier", sha256(weights), digit_tensor, model.eval().to(device), device)
+
+
+def _inception(weights: str, device: torch.device) -> Extractor:
+    """clean-fid's Inception: antialiased bicubic resizing of each channel to 299 x 299, values 0..255."""
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    file = _existing(weights) if weights else _download(downloads.INCEPTION)
+    if sha256(file) != INCEPTION_SHA256:
+        raise UserError(f"features_weights: {file} is not inception-2015-12-05.pt (its sha256 differs); fetch it again")
+    with tempfile.TemporaryDirectory() as folder:  # clean-fid finds the file only by this name
+        (Path(folder) / "inception-2015-12-05.pt").symlink_to(Path(file).resolve())
+        model = InceptionV3W(folder, download=False)
+    resize = build_resizer("clean")
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(resize(np.asarray(image.convert("RGB")))).permute(2, 0, 1)
+
+    return Extractor("inception-v3", INCEPTION_SHA256, prepare, model.eval().to(device), device)
+
+
+def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_patch14_dinov2") -> Extractor:
+    """DINOv2 ViT-L/14 at 224 x 224, as in FD-DINOv2 (Stein et al., arXiv 2306.04675)."""
+    import timm
+
+    own = dict(file=str(_existing(weights))) if weights else dict(hf_hub_filename="model.safetensors")
+    if weights and Path(weights).suffix != ".safetensors":
+        raise UserError(f"features_weights: {weights} is not a .safetensors file, and nothing else is read; convert it")
+    try:
+        model = timm.create_model(
+            architecture, pretrained=True, img_size=224, num_classes=0, pretrained_cfg_overlay=own
+        )
+    except Exception as error:  # the hub's client and the file reader raise many types
+        raise UserError(
+            f"features_weights: the DINOv2 weights can't be had ({type(error).__name__}); give a file of timm's {architecture}"
+        ) from None
+    data = timm.data.resolve_data_config({"input_size": (3, 224, 224), "crop_pct": 1.0}, model=model)
+    transform = timm.data.create_transform(**data)
+    digest = sha256(weights) if weights else model.pretrained_cfg.get("hf_hub_id", "")
+    return Extractor("dinov2", digest, lambda image: transform(image.convert("RGB")), model.eval().to(device), device)
+
+
+_EXTRACTORS = {"digits-classifier": _digits, "inception-v3": _inception, "dinov2": _dinov2}
+
+
+def extractor(name: str, weights: str, device: torch.device) -> Extractor:
+    """Open an extractor. weights: a file, or empty to download it. Raises UserError if it is not available.
+
+    Inception's weights are checked against a known sha256; DINOv2's are used as timm gets them from the hub.
+    """
+    return _EXTRACTORS[name](weights, device)
+
+
+def _existing(weights: str) -> Path:
+    if not Path(weights).is_file():
+        raise UserError(f"features_weights: {weights or 'empty'} is not a file; give the extractor's weights")
+    return Path(weights)
+
+
+def _download(url: str) -> Path:
+    """Download a file into torch's cache and check it, unless it is there."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / downloads.file_name(url)
+    if not file.is_file():
+        downloads.fetch(url, file, "features_weights")
+    return file

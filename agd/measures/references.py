@@ -1,0 +1,100 @@
+"""The reference: statistics and features of real images, computed once for all comparisons."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+
+from agd.artifacts.images import iterate_images, list_images
+from agd.artifacts.zips import check_if_sealed, write_zip
+from agd.measures import distances
+from agd.measures.extractors import Extractor
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Statistics of real images: mu (D,), sigma (D, D), n. features: (m, D) of some or all of the images, or None."""
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    n: int
+    features: np.ndarray | None
+    extractor: str
+    weights_sha256: str
+    source: str
+
+
+def compute_reference(source: str, extract: Extractor, max_features: int, batch_size: int, stage: str) -> Reference:
+    """Compute the statistics of a folder or zip of images. Keeps features of at most `max_features`, evenly spaced by
+    name.
+
+    Raises UserError, naming the image, if one can't be read, or if there are fewer than four.
+    """
+    names = list_images(source)
+    if len(names) < 4:
+        raise UserError(f"{source}: holds {len(names)} images; a reference needs at least 4")
+    keep = set(np.linspace(0, len(names) - 1, min(max_features, len(names))).round().astype(int).tolist())
+    total, outer, kept, seen = 0.0, 0.0, [], 0
+    with progress_bar(None, stage, total=len(names)) as bar:
+        for features in extract(iterate_images(source, names), batch_size):
+            x = features.astype(np.float64)
+            total, outer = total + x.sum(axis=0), outer + x.T @ x
+            kept += [row for i, row in enumerate(features, seen) if i in keep]
+            seen += len(features)
+            bar.update(len(features))
+    mu = total / seen
+    sigma = (outer - seen * np.outer(mu, mu)) / (seen - 1)
+    return Reference(mu, sigma, seen, np.stack(kept), extract.name, extract.weights_sha256, str(source))
+
+
+def write_reference(path: str | Path, reference: Reference) -> None:
+    """Write a reference as .npz, which is a sealed zip. docs/artifacts.md lists its arrays."""
+    write_zip(path, [(f"{k}.npy", _npy(v)) for k, v in dataclasses.asdict(reference).items() if v is not None])
+
+
+def _npy(value) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value)
+    return buffer.getvalue()
+
+
+def read_reference(path: str | Path) -> Reference:
+    """Read an .npz file: one made here, or external statistics (mu, sigma), whose n and extractor are then unknown.
+
+    Raises UserError, naming the file, if it is damaged or holds no such statistics.
+    """
+    if Path(path).is_file():
+        check_if_sealed(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mu, sigma = arrays["mu"], arrays["sigma"]
+            more = {
+                name: arrays[name].item() for name in ("n", "extractor", "weights_sha256", "source") if name in arrays
+            }
+            features = arrays.get("features")
+    except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file
+        raise UserError(
+            f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again"
+        ) from None
+    if mu.ndim != 1 or sigma.shape != mu.shape * 2:
+        raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
+    if not all(values.dtype.kind in "fiu" and np.isfinite(values).all() for values in (mu, sigma)):
+        raise UserError(f"{path}: mu or sigma has values that are no finite numbers; make it again")
+    known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more
+    return Reference(mu=mu, sigma=sigma, features=features, **known)
+
+
+def compare(features: np.ndarray, reference: Reference, neighbours: int) -> dict[str, float | None]:
+    """Return fid, kid, precision and recall of samples' features (n, D).
+
+    The last three are None if the reference has no features.
+    """
+    fid = distances.frechet_distance(*distances.moments(features), reference.mu, reference.sigma)
+    if reference.features is None:
+        return {"fid": fid, "kid": None, "precision": None, "recall": None}
+    precision, recall = distances.precision_recall(reference.features, features, neighbours)
+    kid = distances.kernel_distance(features, reference.features)
+    return {"fid": fid, "kid": kid, "precision": precision, "recall": recall}

@@ -1,0 +1,104 @@
+"""Converts between a stage's settings and its command line. Each fact has one source.
+
+Options, types, ranges and help are from config/schema.yaml, defaults from config/default.yaml and the model's file, and
+files from agd/settings/stages.py.
+"""
+
+import argparse
+import shlex
+
+from agd.runtime.errors import UserError
+from agd.settings import configuration, families, schema
+from agd.settings.stages import STAGES, Argument
+
+_PUBLISHED = {"num_inference_steps": ["--inference-steps"]}  # names of settings in the published commands
+
+
+def parse(
+    stage: str, program: str, family: str | None, model: str | None, argv: list[str]
+) -> tuple[argparse.Namespace, dict]:
+    """Parse and check a command line. Returns (files, settings). Raises UserError; `--help` exits as in argparse."""
+    shipped = configuration.shipped()
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--model", default=model)
+    model = first.parse_known_args(argv)[0].model
+    known = [name for name, section in shipped["models"].items() if section["family"] == family or family is None]
+    if model is not None and model not in known:
+        raise UserError(f"--model: {model!r} is unknown; choose one of {', '.join(known)}")
+    defaults = configuration.settings(shipped, model, stage)
+    parser = _parser(stage, program, family, model, defaults)
+    arguments = parser.parse_args(argv)
+    settings = {name: getattr(arguments, name) for name in schema.properties(stage, family)}
+    configuration.check_settings(stage, settings, family=family)
+    files = argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k not in settings})
+    for name in ("seed", "first"):
+        if getattr(files, name, 0) < 0:
+            raise UserError(f"--{name}: {getattr(files, name)} must be 0 or more")
+    if "count" in files and files.count is not None and files.count < 1:
+        raise UserError(f"--count: {files.count} must be 1 or more")
+    if "base_model" in files and files.base_model is None and stage == "sample_trajectories" and model:
+        files.base_model = shipped["models"][model]["base_model"]
+    return files, settings
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+
+def _parser(stage: str, program: str, family: str | None, model: str | None, defaults: dict) -> argparse.ArgumentParser:
+    description = schema.schema()["$defs"].get(stage, {}).get("description")
+    parser = _Parser(f"python -m {program}", description=description, allow_abbrev=False)
+    files = parser.add_argument_group("files")
+    for argument in _arguments(stage, family):
+        files.add_argument(argument.flag, **argument.options)
+    group = parser.add_argument_group("settings")
+    if model:
+        group.add_argument("--model", default=model, help=f"whose settings are the defaults (default: {model})")
+    for name, spec in schema.properties(stage, family).items():
+        default = defaults.get(name)
+        options = {"default": default, "help": f"{spec['description']} (default: {default})".replace("%", "%%")}
+        if spec.get("type") == "boolean":
+            options["action"] = argparse.BooleanOptionalAction
+            options["help"] = spec["description"]
+        else:
+            options["type"] = {"integer": int, "number": _number}.get(spec.get("type"), str)
+            options["metavar"] = name.upper() if "enum" not in spec else "{" + ",".join(spec["enum"]) + "}"
+            options["required"] = default is None
+        group.add_argument(flag(name), *_PUBLISHED.get(name, []), **options)
+    return parser
+
+
+def _arguments(stage: str, family: str | None) -> list[Argument]:
+    """Return a stage's file arguments for a family."""
+    if family is None:
+        return [argument for argument in STAGES[stage].arguments if argument.subjects is None]
+    own = families.options(family)
+    ours = [argument for argument in STAGES[stage].arguments if argument.subjects in (None, own.SUBJECTS)]
+    return ours + own.ARGUMENTS.get(stage, [])
+
+
+def _number(text: str) -> int | float:
+    value = float(text)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(text)
+    return int(value) if value.is_integer() else value
+
+
+_number.__name__ = "number"
+
+
+def flag(name: str) -> str:
+    """Return the option of a setting or file: `--base-model` for `base_model`."""
+    return "--" + name.replace("_", "-")
+
+
+def flags(settings: dict) -> str:
+    """Return settings as command-line options, sorted by name: equal settings give equal text."""
+    words = []
+    for name, value in sorted(settings.items()):
+        if isinstance(value, bool):
+            words.append(flag(name) if value else "--no-" + name.replace("_", "-"))
+        else:
+            words += [flag(name), shlex.quote(str(value))]
+    return " ".join(words)

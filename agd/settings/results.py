@@ -1,0 +1,24 @@
+"""Names and paths in results/ that rules and tools share."""
+
+GUIDED = "guided"  # {source} in the paths of trajectories that adapters learn from
+
+
+def scale_name(w: float) -> str:
+    """Return a guidance scale as paths spell it: 2 and 2.0 are `2`."""
+    return f"{w:.12g}"
+
+
+def total(stage: str, chosen: dict) -> int:
+    """Return how many trajectories (`sample_trajectories`) or images (`sample`) the settings ask for."""
+    return chosen["num_samples" if stage == "sample" else "num_trajectories"]
+
+
+def chunk_names(stage: str, chosen: dict) -> list[str]:
+    """Return the names of a stage's chunks: the index of their first trajectory or image."""
+    return [f"{first:06d}" for first in range(0, total(stage, chosen), chosen["chunk_size"])]
+
+
+def chunk_options(stage: str, chosen: dict, name: str) -> str:
+    """Return the options for the trajectories or images of the chunk with this name."""
+    first = int(name)
+    return f"--first {first} --count {min(chosen['chunk_size'], total(stage, chosen) - first)}"

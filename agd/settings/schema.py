@@ -1,0 +1,72 @@
+"""Reads config/schema.yaml, which describes every setting, and adds the families' own settings.
+
+Imports nothing heavy: Snakemake and every command line read it at their start.
+"""
+
+import functools
+from pathlib import Path
+
+import yaml
+
+from agd.settings.families import PACKAGES, options
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+# config/ is inside the package in a wheel, and beside it in a checkout.
+CONFIG_FOLDER = next(
+    (folder for folder in (_PACKAGE / "config", _PACKAGE.parent / "config") if (folder / "schema.yaml").is_file()),
+    _PACKAGE.parent / "config",
+)
+# Stages that also read another stage's settings: samples and reference need the same feature extractor.
+ALSO_READS = {"calculate_metrics": "prepare_reference"}
+
+
+@functools.cache
+def schema() -> dict:
+    """Return the configuration's JSON schema: config/schema.yaml with the registered families and their settings."""
+    joined = yaml.safe_load((CONFIG_FOLDER / "schema.yaml").read_text(encoding="utf-8"))
+    definitions = joined["$defs"]
+    definitions["model"]["properties"]["family"]["enum"] = list(PACKAGES)
+    for family in PACKAGES:
+        for stage, settings in options(family).SETTINGS.items():
+            for name, spec in settings.items():
+                there = definitions[stage]["properties"].setdefault(name, {**spec, "families": []})
+                there["families"].append(family)
+    return joined
+
+
+def properties(stage: str, family: str | None = None) -> dict[str, dict]:
+    """Return setting -> its schema, for every setting that a stage reads (empty for a stage without settings).
+
+    family: if given, leave out the settings that its models don't use.
+    """
+    definitions = schema()["$defs"]
+    own = definitions.get(stage, {"properties": {}})["properties"]
+    resolved = {k: definitions[v["$ref"].rsplit("/", 1)[1]] if "$ref" in v else v for k, v in own.items()}
+    also = properties(ALSO_READS[stage], family) if stage in ALSO_READS else {}
+    return also | {k: v for k, v in resolved.items() if family is None or applies(v, family)}
+
+
+def applies(spec: dict, family: str) -> bool:
+    """Return whether a family's models use a setting, from the setting's keys `families` and `subjects`."""
+    return family in spec.get("families", [family]) and spec.get("subjects") in (None, options(family).SUBJECTS)
+
+
+def result_settings(stage: str, settings: dict) -> dict:
+    """Return a stage's result settings. Leaves out None: a setting that the model doesn't use."""
+    known = properties(stage)
+    return {k: v for k, v in settings.items() if v is not None and decides(known[k]) == "result"}
+
+
+def execution_settings(stage: str, settings: dict) -> dict:
+    """Return a stage's execution settings: they say how the work is done and change no result."""
+    return {k: v for k, v in settings.items() if decides(properties(stage)[k]) == "execution"}
+
+
+def decides(spec: dict) -> str:
+    """Return what a setting decides: `result`, `execution`, or `files` (which files there are, not their contents)."""
+    return spec.get("decides", "result")
+
+
+def cfg_settings(stage: str) -> list[str]:
+    """Return a stage's settings that only its method `cfg` uses."""
+    return [name for name, spec in properties(stage).items() if spec.get("only_for") == "cfg"]

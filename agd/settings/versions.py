@@ -1,0 +1,17 @@
+"""The version of each stage, an integer. A raised version reruns the stage and all later ones.
+
+See "What invalidates a result" in docs/artifacts.md. `python -m agd.settings.fingerprints` updates versions.lock.
+"""
+
+VERSIONS = {
+    "prepare_digits": 1,
+    "train_classifier": 1,
+    "train_base": 1,
+    "prepare_prompts": 1,
+    "prepare_reference": 1,
+    "sample_trajectories": 1,
+    "train": 1,
+    "sample": 1,
+    "calculate_metrics": 1,
+    "tabulate": 1,
+}

@@ -1,0 +1,5 @@
+"""`python -m agd.verify results/`"""
+
+from agd.verify.command import main
+
+main()

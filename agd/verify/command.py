@@ -1,0 +1,63 @@
+"""The command line of `python -m agd.verify`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from agd import verify
+from agd.artifacts.files import PART
+from agd.runtime.errors import UserError
+from agd.runtime.output import any_encoding
+from agd.runtime.progress import progress_bar
+from agd.verify.consistency import consistency_checks
+from agd.verify.reading import read
+
+
+def bad(folder: Path) -> tuple[int, dict[str, str]]:
+    """Return the number of artifacts in a folder and its subfolders, and bad file -> its line."""
+    found, lines = {}, {}
+
+    def note(check: Callable) -> None:
+        try:
+            found.update(check() or {})
+        except UserError as error:
+            file, problem = str(error).split(": ", 1)
+            file = str(Path(file).parent) if Path(file).parent.is_file() else file  # name the zip, not the image in it
+            line = f"{file}: {problem.rsplit('; ', 1)[0]}; {_mend(file)}"
+            lines.setdefault(file, line.replace(f"{Path.cwd()}/", ""))
+
+    folder = folder.absolute()
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    with progress_bar(files, "verify") as bar:
+        for path in bar:
+            note(lambda path=path: dict(read(path)))
+    number = len(found) + len(lines)
+    for check in consistency_checks(found, folder):
+        note(check)
+    return number, lines
+
+
+def _mend(file: str) -> str:
+    if file.endswith("checkpoint.safetensors"):
+        return "delete it: training, if not finished, begins anew"
+    if file.endswith(PART):
+        return "delete it when no job runs"
+    there = "delete it, then run" if Path(file).exists() else "run"
+    return f"{there}: snakemake {shlex.quote(file)}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser("python -m agd.verify", description=verify.__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="results folder, or a part of one")
+    folder = parser.parse_args(argv).folder
+    if not folder.is_dir():
+        print(f"agd.verify: error: {folder}: no such folder; check the path", file=sys.stderr)
+        sys.exit(2)
+    any_encoding()
+    number, lines = bad(folder)
+    print(*lines.values(), sep="\n", end="\n" if lines else "")
+    print(f"{folder}: {number} artifacts, {f'{len(lines)} bad' if lines else 'all whole and consistent'}")
+    sys.exit(1 if lines else 0)

@@ -1,0 +1,117 @@
+"""Checks the consistency of artifacts with those that they were made from, and with those made from them.
+
+Paths are absolute, so that a part of a study can be checked alone.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agd.adapters import saving
+from agd.artifacts import trajectories
+from agd.artifacts.files import sha256
+from agd.artifacts.provenance import digest
+from agd.artifacts.sealed_json import RECORD
+from agd.artifacts.zips import seal_of
+from agd.runtime.errors import UserError
+from agd.settings import results
+
+Found = dict[Path, object]  # path -> contents of each good artifact
+
+
+def want(right: bool, path: Path, problem: str) -> None:
+    """Raise UserError, naming the artifact, unless `right` is true."""
+    if not right:
+        raise UserError(f"{path}: {problem}")
+
+
+def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], None]]:
+    """Yield consistency checks to call. Each raises UserError, naming the artifact to make again.
+
+    looked_at: the folder that `found` covers completely. Artifacts outside it are not judged.
+    """
+    folders = sorted({path.parent for path in found})
+    for folder in folders:
+        here = {path: record for path, record in found.items() if path.parent == folder}
+        if all(isinstance(record, trajectories.Shard) for record in here.values()):
+            yield lambda here=here, folder=folder: _check_shards(folder, here, found)
+        elif folder.parent.name == "adapters" and folder / saving.CONFIG in here:
+            guided = folder.parents[1] / "trajectories" / results.GUIDED
+            # Trajectories are large, so users may have deleted them after training.
+            if guided.is_relative_to(looked_at) and any(guided.glob("*")):
+                yield lambda folder=folder, guided=guided: _check_adapter(folder / saving.CONFIG, guided, found)
+        elif folder.parents[2].name == "samples":
+            zips = {path: record for path, record in here.items() if path.suffix == ".zip"}
+            yield lambda zips=zips: _check_samples(zips, found)
+        elif folder.parents[1].name == "metrics":
+            yield from (lambda path=path: _check_metrics(path, found) for path in here)
+        if folder / "fid.json" in here:
+            yield from (
+                lambda path=path, made=made: _check_row(path, made, found) for path, made in _rows(folder, here)
+            )
+
+
+def _check_shards(folder: Path, here: Found, found: Found) -> None:
+    base = found.get(folder.parents[2] / "base" / RECORD)
+    for path, shard in here.items():
+        same = base is None or base["fingerprint"] == shard.provenance["base"]["fingerprint"]
+        want(same, path, "sampled from another base model than the one in base/")
+    trajectories.check_together(list(here), list(here.values()))
+
+
+def _check_adapter(path: Path, guided: Path, found: Found) -> None:
+    made = found[path]["provenance"]
+    shards = sorted(file for file in found if file.parent == guided)
+    missing = set(range(made["trajectories"]["number"])) - {i for file in shards for i in found[file].index.tolist()}
+    if missing:
+        raise UserError(f"{guided / trajectories.shard_name(min(missing))}: missing, while {path} was trained on it")
+    same = made["trajectories"]["sha256"] == digest(map(seal_of, shards))
+    want(same, path, f"trained on other trajectories than those in {guided}")
+
+
+def _check_samples(zips: Found, found: Found) -> None:
+    for path, manifest in zips.items():
+        made, first = manifest["provenance"], next(iter(zips.values()))["provenance"]
+        _, method, w, n = path.parent.parts[-4:]
+        chosen, seed = made["settings"], path.parents[4]
+        placed = (chosen["guidance_scale"], chosen["num_inference_steps"], f"seed{made['seed']}")
+        said = (float(w[1:]), int(n[1:]), seed.name)
+        want(placed == said, path, f"made with other settings ({placed}) than its path says")
+        alike = all(made.get(k) == first.get(k) for k in ("guidance", "settings", "stage_version", "subjects", "base"))
+        want(alike, path, "made otherwise than the first of its folder")
+        adapter = found.get(seed / "adapters" / method / saving.CONFIG)
+        same = adapter is None or made.get("adapter") == adapter["provenance"]
+        want(same, path, f"sampled with another adapter than the one in adapters/{method}")
+        base = found.get(path.parents[5] / "base" / RECORD)
+        same = base is None or base["fingerprint"] == made["base"]["fingerprint"]
+        want(same, path, "sampled from another base model than the one in base/")
+
+
+def _check_metrics(path: Path, found: Found) -> None:
+    record = found[path]
+    reference = path.parents[4] / "reference.npz"
+    same = reference not in found or record["provenance"]["reference"] == sha256(reference)
+    want(same, reference, f"not the reference that {path} was calculated with")
+    folder = path.parents[3] / "samples" / path.parts[-3] / path.parts[-2] / path.stem
+    zips = sorted(file for file in found if file.parent == folder and file.suffix == ".zip")
+    if {file.stem for file in folder.glob("*.*")} != {file.stem for file in zips} or not zips:
+        return  # bad samples are reported elsewhere; missing ones may be deleted on purpose
+    number = sum(found[file]["number"] for file in zips)
+    right = number == record["num_samples"]
+    want(right, path, f"measures {record['num_samples']} images, while {folder} holds {number}")
+    same = record["provenance"]["samples"] == found[zips[0]]["provenance"]
+    want(same, path, f"measures other samples than those in {folder}")
+
+
+def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
+    """Yield, for each method and seed in a fid.json, the path of its metrics and the values in fid.json."""
+    record = here[folder / "fid.json"]
+    for method, row in record["methods"].items():
+        w = "1" if method == "none" else results.scale_name(record["guidance_scale"])
+        for seed, figures in row["per_seed"].items():
+            yield folder / f"seed{seed}/metrics/{method}/w{w}/n{record['num_inference_steps']}.json", figures
+
+
+def _check_row(path: Path, figures: dict, found: Found) -> None:
+    want(path in found, path, "missing or bad, and fid.json tells of it")
+    same = all(found[path].get(name) == value for name, value in figures.items())
+    want(same, path, "holds other figures than fid.json tells of it")

@@ -1,0 +1,138 @@
+# Input functions: which files a job reads. No rules.
+from agd.artifacts import downloads, user_files
+from agd.diffusion import base_models
+from agd.digits.files import BASE_FILES, DATA_FILES
+
+TRAINED_BASE = "results/{model}/base"
+TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
+ADDRESSES = {downloads.file_name(url): url for url in downloads.KNOWN}
+
+
+def architecture(model):
+    return configuration.settings(config, model, "train_base")["architecture"]
+
+
+def trained(wanted):
+    """A wildcard constraint: models of an architecture that are trained here. If none, a pattern that never matches."""
+    return "|".join(name for name in TRAINED_MODELS if architecture(name) == wanted) or "(?!)"
+
+
+def base(wildcards):
+    return config["models"][wildcards.model]["base_model"]
+
+
+@checked
+def base_files(wildcards):
+    """Return the files of a base model: trained here, or in a user's folder. A model on the hub has none."""
+    key, name = f"models.{wildcards.model}.base_model", base(wildcards)
+    if name == TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
+        return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(wildcards.model)])
+    folder = base_models.locate(name, key, download=False)
+    return user_files.check_dates(key, base_models.files(folder)) if Path(name).is_dir() else []
+
+
+def address(wildcards):
+    return ADDRESSES[wildcards.file]
+
+
+def captions(wildcards):
+    return user_files.local(config["models"][wildcards.model].get("captions"))
+
+
+@checked
+def captions_file(wildcards):
+    """Return the captions: a zip, or the caption files in a folder."""
+    give = "COCO's annotations_trainval2017.zip, or a folder of its captions_train2017.json and captions_val2017.json"
+    key, path = f"models.{wildcards.model}.captions", config["models"][wildcards.model].get("captions")
+    path = user_files.given(key, path, give, DATA_FILES)
+    return sorted(map(str, Path(path).rglob("captions_*2017.json"))) if Path(path).is_dir() else path
+
+
+def reference(wildcards):
+    return user_files.local(config["models"][wildcards.model]["reference"])
+
+
+@checked
+def reference_file(wildcards):
+    """Return the reference if it is one file. A folder gives no inputs: Snakemake can't track so many images."""
+    give = "a folder or .zip of real images, or an .npz of statistics"
+    key, path = f"models.{wildcards.model}.reference", config["models"][wildcards.model]["reference"]
+    path = user_files.given(key, path, give, DATA_FILES)
+    return [] if Path(path).is_dir() else path
+
+
+@checked
+def clip_files(wildcards):
+    """Return the files of the CLIP model for the CLIP score, if one is set."""
+    key = f"models.{wildcards.model}.calculate_metrics.clip_model"
+    folder = settings("calculate_metrics", wildcards).get("clip_model")
+    if folder and not Path(folder).is_dir():
+        stop(f"{key}: {folder} is not a folder; check the path")
+    return user_files.check_dates(key, base_models.files(Path(folder))) if folder else []
+
+
+@checked
+def features_weights(wildcards):
+    """Return the feature extractor's weights, if they are a file and not a download."""
+    key = f"models.{wildcards.model}.prepare_reference.features_weights"
+    path = settings("prepare_reference", wildcards)["features_weights"]
+    if not path or path in DATA_FILES:
+        return path or []
+    if not Path(path).is_file():
+        stop(f"{key}: {path} is not there; check the path")
+    return user_files.check_dates(key, [path])
+
+
+def prompts(kind):
+    """An input: prompts of a text-to-image model. kind: `trajectories` or `samples`. Other models have none."""
+
+    def file(wildcards):
+        wanted = "captions" in config["models"][wildcards.model]
+        return f"results/{wildcards.model}/prompts/{kind}.txt" if wanted else []
+
+    return file
+
+
+def prompt_option(wildcards, input):
+    """A param: the option with the prompt file, if the stage has prompts."""
+    return f"--prompt-file {input.prompts}" if input.prompts else ""
+
+
+def shards(wildcards):
+    pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip"
+    names = chunks("sample_trajectories", wildcards.model)
+    return expand(pattern, model=wildcards.model, seed=wildcards.seed, source=results.GUIDED, chunk=names)
+
+
+def adapter_files(wildcards):
+    """Return the files of a method's adapter; `none` and `cfg` have no adapter."""
+    if wildcards.method in ("none", "cfg"):
+        return []
+    if wildcards.method not in config["models"][wildcards.model]["adapters"]:
+        stop(f"models.{wildcards.model}.adapters: {wildcards.method!r} is not there; add it, or use none or cfg")
+    folder = "results/{model}/seed{seed}/adapters/{method}"
+    return expand(f"{folder}/{{file}}", **wildcards, file=["adapter.safetensors", "config.json"])
+
+
+def guidance(wildcards):
+    """A param: options for a method's guidance. Settings that only `cfg` uses are given only to `cfg`."""
+    if wildcards.method == "none":
+        return "--guidance none"
+    if wildcards.method == "cfg":
+        chosen = schema.result_settings("sample", settings("sample", wildcards))
+        own = flags({name: chosen[name] for name in schema.cfg_settings("sample") if name in chosen})
+        return f"--guidance cfg {own}"
+    return "--guidance adapter --dir results/{model}/seed{seed}/adapters/{method}".format(**wildcards)
+
+
+def sample_chunks(wildcards, suffix):
+    folder = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}"
+    return expand(f"{folder}/{{chunk}}{suffix}", **wildcards, chunk=chunks("sample", wildcards.model))
+
+
+def samples(wildcards):
+    return sample_chunks(wildcards, ".zip")
+
+
+def costs(wildcards):
+    return sample_chunks(wildcards, ".json")
