@@ -3,6 +3,12 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+# Snakemake's SLURM plugin asks SLURM as it starts, and waits for a cluster that is installed and not up. None is configured.
+os.environ["SLURM_CONF"] = os.devnull
+
+import shutil
+import string
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,16 +22,29 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from filelock import FileLock
+from studies import TWO_TARGETS, snakemake, two_models, write
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
 
-from agd import cli, config
 from agd.digits.architectures import tokenizer
+from agd.settings import configuration, entry_points
+from agd.settings.entry_points import entry_point
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: where processes share the tests, none is left with it alone at the end."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)
 
 
 def random_dit(seed: int = 0, layers: int = 2, learned_sigma: bool = False, heads: int = 2) -> DiTTransformer2DModel:
@@ -164,6 +183,39 @@ def ip_adapter_weights(unet, tokens: int = 4) -> dict[str, dict[str, torch.Tenso
     return {"image_proj": {name: torch.randn(shape) for name, shape in shapes.items()}, "ip_adapter": keys}
 
 
+CLIP_TOKENS, CLIP_SIDE = 40, 12  # the longest prompt, and pixels
+
+
+def letters() -> CLIPTokenizer:
+    """A tokenizer of CLIP's kind that knows single letters only."""
+    pieces = [letter + end for end in ("", "</w>") for letter in string.ascii_lowercase]
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocabulary, [], model_max_length=CLIP_TOKENS)
+
+
+def save_clip(folder: Path) -> str:
+    """A CLIP model with random weights, and its processor, as a folder."""
+    read_by = letters()
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {
+        "bos_token_id": read_by.bos_token_id,
+        "eos_token_id": read_by.eos_token_id,
+        "pad_token_id": read_by.pad_token_id,
+    }
+    text = small | ids | {"vocab_size": len(read_by), "max_position_embeddings": CLIP_TOKENS}
+    vision = small | {"image_size": CLIP_SIDE, "patch_size": 4}
+    torch.manual_seed(1)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder)
+    pictures = CLIPImageProcessor(
+        size={"shortest_edge": CLIP_SIDE}, crop_size={"height": CLIP_SIDE, "width": CLIP_SIDE}
+    )
+    CLIPProcessor(pictures, read_by).save_pretrained(folder)
+    return str(folder)
+
+
 def settings_of(stage: str, module, model: str = "digits-dit", **changes):
     """A stage's Settings from the digits' configuration, made small, with changes."""
     small = {
@@ -178,10 +230,64 @@ def settings_of(stage: str, module, model: str = "digits-dit", **changes):
         "checkpoint_interval": 7,
         "device": "cpu",
     }
-    chosen = dict.fromkeys(config.properties(stage)) | config.settings(config.shipped(), model, stage)
-    return module.Settings(**{k: changes.get(k, small.get(k, v)) for k, v in chosen.items()})
+    chosen = configuration.settings(configuration.shipped(), model, stage)
+    return entry_points.settings_of(module.Settings, {k: changes.get(k, small.get(k, v)) for k, v in chosen.items()})
 
 
 def command(stage: str, *words, family: str | None = "dit") -> None:
     """Run a stage's door in this process, as `python -m agd.dit.{stage} words`."""
-    cli.door(stage, family=family, model=f"digits-{family}" if family else "digits-dit")([str(word) for word in words])
+    entry_point(stage, family=family, model=f"digits-{family}" if family else "digits-dit")(
+        [str(word) for word in words]
+    )
+
+
+def training_words(shards, folder, *more, steps=20) -> list:
+    """The command line of a short training, which writes its state twice."""
+    return [
+        *("--dir", folder, "--data-path", shards, "--steps", steps, "--hidden-size", 8, "--batch-size", 8),
+        *("--log-interval", 5, "--checkpoint-interval", 7, *more),
+    ]
+
+
+def files(folder) -> dict[str, bytes]:
+    """What a folder holds: name -> contents."""
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory) -> Path:
+    """A classifier of digits that has hardly learnt anything."""
+    file = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+    command("train_classifier", "--output", file, "--steps", 50, family=None)
+    return file
+
+
+@pytest.fixture(scope="session")
+def two_models_studied(tmp_path_factory) -> Path:
+    """The study of `studies.two_models`, run to its end once for all of pytest's processes. Nothing may change it."""
+    ours = tmp_path_factory.getbasetemp()
+    done = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "two_models.txt"
+    with FileLock(done.with_suffix(".lock")):
+        if not done.exists():
+            folder = tmp_path_factory.mktemp("two_models")
+            finish_two_models(folder)
+            done.write_text(str(folder))
+    return Path(done.read_text())
+
+
+def finish_two_models(folder: Path) -> None:
+    """Make what the user gives, and others of it to change to, and study both models to the end."""
+    random_text_to_image().save_pretrained(folder / "base")
+    save_clip(folder / "clip")
+    command("prepare_digits", "--output", folder / "images.zip", "--annotations", folder / "captions.zip", family=None)
+    command("train_classifier", "--output", folder / "weights.safetensors", "--steps", 5, family=None)
+    shutil.copytree(folder / "base", folder / "other_base")
+    shutil.copy(folder / "images.zip", folder / "other_images.zip")
+    (folder / "captions.zip").rename(folder / "other_captions.zip")
+    snakemake(folder, "--cores", "2", "--configfile", write(folder, two_models()), targets=TWO_TARGETS)
+
+
+@pytest.fixture(scope="module")
+def finished(two_models_studied, tmp_path_factory) -> Path:
+    """A module's own copy of the two models' study. Tests plan in it, and put back what they change."""
+    return shutil.copytree(two_models_studied, tmp_path_factory.mktemp("elsewhere") / "study")

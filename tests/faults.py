@@ -33,8 +33,9 @@ import yaml
 from server import Server
 from studies import ROOT, snakemake_command, study
 
-from agd import downloads, prepare_prompts, verify
-from agd.artifacts import PART
+from agd import prepare_prompts, verify
+from agd.artifacts import downloads
+from agd.artifacts.files import PART
 from agd.digits import data, prepare_digits
 
 START = "start"  # Snakemake by itself, before any job
@@ -92,7 +93,9 @@ class Study:
         self.runs: list[Path] = []  # what each run of Snakemake has said
         (folder / "study.yaml").write_text(yaml.safe_dump(configuration(server.url)))
         # Python reads it as it starts: the server's file is known in every process.
-        known = f"from agd import downloads; downloads.KNOWN[{server.url!r}] = {downloads.KNOWN[server.url]!r}\n"
+        known = (
+            f"from agd.artifacts import downloads; downloads.KNOWN[{server.url!r}] = {downloads.KNOWN[server.url]!r}\n"
+        )
         (folder / "site" / "sitecustomize.py").write_text(known)
 
     def start(self, *words: str) -> subprocess.Popen:

@@ -1,5 +1,7 @@
 """Tiny studies for the tests, and Snakemake run on them as a user would."""
 
+import copy
+import functools
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+TWO_TARGETS = ("results/tiny/fid.json", "results/text/fid.json")
 
 
 def snakemake_command(folder: Path, *words, targets: tuple = ("results/tiny/fid.json",)) -> tuple[list[str], dict]:
@@ -50,16 +53,37 @@ def study(base: str, classifier: Path, **changes) -> dict:
         | {"num_inference_steps": 3, "dtype": "float32", "device": "cpu"},
         "calculate_metrics": {"device": "cpu"},
     }
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        if name:
-            model[section][name] = value
-        else:
-            model[section] = value
+    change(model, changes)
     return {"models": {"tiny": model}}
+
+
+def change(section: dict, changes: dict) -> None:
+    """Set what `changes` says of a configuration; `a__b=value` is the `b` of its `a`."""
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        functools.reduce(dict.__getitem__, sections, section)[name] = value
 
 
 def write(folder: Path, configuration: dict) -> Path:
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(configuration))
     return file
+
+
+def two_models(**changes) -> dict:
+    """The configuration of two tiny models, whose paths begin at the study's folder: `tiny` makes all it needs by its own
+    rules, `text` is given its base, weights, images and CLIP model."""
+    tiny = study("results/tiny/base", Path("results/digits/classifier.safetensors"))["models"]["tiny"]
+    tiny["train_base"] = {"architecture": "dit", "vae_steps": 2, "steps": 2, "batch_size": 8}
+    tiny["prepare_reference"] |= {"max_features": 40}
+    text = copy.deepcopy(tiny) | {"family": "sd", "base_model": "base"}
+    del text["train_base"], text["sample_trajectories"]["class_labels"], text["sample"]["class_labels"]
+    text |= {"captions": "results/digits/annotations.zip", "reference": "images.zip"}
+    text["prepare_prompts"] = {"num_prompts": 20}
+    text["prepare_reference"]["features_weights"] = "weights.safetensors"
+    text["calculate_metrics"]["clip_model"] = "clip"
+    for model in (tiny, text):
+        model["train"]["learning_rate"] = 0.001
+    models = {"tiny": tiny, "text": text}
+    change(models, changes)
+    return {"seeds": [0], "defaults": {"train_classifier": {"steps": 50}}, "models": models}

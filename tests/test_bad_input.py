@@ -21,9 +21,9 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from agd import config
-from agd.errors import UserError
-from agd.records import sealed_json
+from agd.artifacts.sealed_json import sealed_json
+from agd.runtime.errors import UserError
+from agd.settings import configuration
 
 DIT = "agd.dit.sample_trajectories --num-trajectories 10 --num-inference-steps 2 --output-dir OUT --base-model"
 SD = "agd.sd.sample_trajectories --num-trajectories 4 --num-inference-steps 2 --output-dir OUT"
@@ -46,8 +46,8 @@ MISTAKES = {
         ("negative seed", "seeds: [-1]", "seeds.0: -1 is not allowed; must be integer, at least 0"),
         ("seed with a fraction", "seeds: [1.5]", "seeds.0: 1.5 is not allowed; must be integer"),
         ("seed that is true", "seeds: [true]", "seeds.0: True is not allowed; must be integer"),
-        ("unknown key", "seed: [1]", "seed: unknown key; allowed are defaults, models, seeds"),
-        ("key that is a number", "1: 2", "1: unknown key; allowed are defaults, models, seeds"),
+        ("unknown key", "seed: [1]", "seed: unknown key; allowed are compared_adapter, defaults, models, seeds"),
+        ("key that is a number", "1: 2", "1: unknown key; allowed are compared_adapter, defaults, models, seeds"),
         ("misspelt stage", "models: {dit: {trian: {}}}", "models.dit.trian: unknown key; allowed are adapters, base_model"),
         ("misspelt stage of defaults", "defaults: {trian: {}}", "defaults.trian: unknown key; allowed are calculate_metrics"),
         ("unknown setting", "models: {dit: {train: {learning_rte: 1}}}", "models.dit.train.learning_rte: unknown key; allowed are batch_size"),
@@ -249,7 +249,7 @@ MISTAKES = {
         ("empty file", f"{DIT} BAD/weights-empty", "BAD/weights-empty: can't be opened, fetch the model again"),
         ("of another shape", f"{DIT} BAD/weights-shape", "BAD/weights-shape: can't be opened, fetch the model again (Cannot load because"),
         ("lack one", f"{DIT} BAD/weights-lack", "BAD/weights-lack: its weights lack pos_embed.proj.bias (1 in all); fetch the model again"),
-        ("of a text encoder, cut", f"{SD} --prompt-file LINES --base-model BAD/text-cut", "BAD/text-cut: can't be opened, fetch the model again"),
+        ("of a text encoder, cut", f"{SD} --prompt-file LINES --base-model BAD/text-cut", "BAD/text-cut/text_encoder: can't be opened, fetch the model again"),
         ("of a text encoder, lack one", f"{SD} --prompt-file LINES --base-model BAD/text-lack", "BAD/text-lack/text_encoder: its weights lack embeddings.position_embedding.weight (1 in all)"),
         ("another model than was sampled from", f"{TRAIN} SHARDS --base-model BAD/reseeded", "SHARDS/000000.zarr.zip: sampled from BASE, which is another model than BAD/reseeded; train on its own base"),
     ],
@@ -299,7 +299,7 @@ def change(file: Path, **values) -> None:
 
 
 def reseal(folder: Path, **values) -> None:
-    """The same for an adapter's configuration, which then vouches for itself again."""
+    """The same for an adapter's configuration, which then carries its own checksum again."""
     record = json.loads((folder / "config.json").read_text())
     record["adapter"] |= values.pop("adapter", {})
     record = {k: v for k, v in (record | values).items() if v is not None and k != "sha256"}
@@ -470,7 +470,7 @@ def fails(variables: dict, program: str, words: list[str], capsys) -> tuple[int,
 def test_one_clear_line(kind, given, line, request, tmp_path, monkeypatch, capsys):
     if kind == "configuration":
         with pytest.raises(UserError) as error:
-            config.check(config.typed(merge(config.shipped(), yaml.safe_load(given))))
+            configuration.check(configuration.typed(merge(configuration.shipped(), yaml.safe_load(given))))
         assert line in str(error.value)
         assert "\n" not in str(error.value)
         return

@@ -5,8 +5,7 @@ import signal
 
 import pytest
 import torch
-from conftest import command
-from test_training import files, words
+from conftest import command, files, training_words
 
 from agd import train
 from agd.dit.family import DiT
@@ -31,7 +30,7 @@ def terminated(*arguments) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_keeps_its_state_at_sigterm_and_goes_on(shards, tmp_path, monkeypatch, capsys, dropout):
     given = ["--dropout", dropout, "--micro-batch-size", 3, "--checkpoint-interval", 100]
-    command("train", *words(shards, tmp_path / "whole", *given))
+    command("train", *training_words(shards, tmp_path / "whole", *given))
     forward, calls = train.Distillation.forward, []
 
     def interrupted(self, batch):
@@ -43,12 +42,12 @@ def test_training_keeps_its_state_at_sigterm_and_goes_on(shards, tmp_path, monke
 
     monkeypatch.setattr(train.Distillation, "forward", interrupted)
     capsys.readouterr()
-    terminated("train", *words(shards, tmp_path / "cut", *given))
+    terminated("train", *training_words(shards, tmp_path / "cut", *given))
     said = capsys.readouterr()
     assert "agd.dit.train: stopped by SIGTERM; the same command goes on" in said.err.splitlines()
     assert "Traceback" not in said.err
     assert list(files(tmp_path / "cut")) == [train.CHECKPOINT]
-    command("train", *words(shards, tmp_path / "cut", *given))
+    command("train", *training_words(shards, tmp_path / "cut", *given))
     assert "going on from step 5 of" in capsys.readouterr().out
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
@@ -105,10 +104,10 @@ def test_sampling_halves_a_batch_that_does_not_fit(base, tmp_path, monkeypatch, 
 
 
 def test_training_halves_a_micro_batch_that_does_not_fit(shards, tmp_path, monkeypatch, capsys):
-    command("train", *words(shards, tmp_path / "by-hand", "--micro-batch-size", 2, "--dropout", 0.2))
+    command("train", *training_words(shards, tmp_path / "by-hand", "--micro-batch-size", 2, "--dropout", 0.2))
     full_above(2, monkeypatch)
     capsys.readouterr()
-    command("train", *words(shards, tmp_path / "halved", "--micro-batch-size", 8, "--dropout", 0.2))
+    command("train", *training_words(shards, tmp_path / "halved", "--micro-batch-size", 8, "--dropout", 0.2))
     one_by_one = [("micro_batch_size: 8", "4"), ("micro_batch_size: 4", "2")]
     assert halvings(capsys.readouterr().out) == one_by_one * 2  # of the unadapted loss, then of training
     assert files(tmp_path / "halved") == files(tmp_path / "by-hand")
@@ -117,7 +116,7 @@ def test_training_halves_a_micro_batch_that_does_not_fit(shards, tmp_path, monke
 @pytest.mark.parametrize("stage", ["sample_trajectories", "sample", "train"])
 def test_one_that_does_not_fit_is_one_line(base, shards, tmp_path, monkeypatch, capsys, stage):
     full_above(0, monkeypatch)
-    given = {"sample_trajectories": SHARDS, "sample": IMAGES, "train": words(shards, tmp_path)}[stage]
+    given = {"sample_trajectories": SHARDS, "sample": IMAGES, "train": training_words(shards, tmp_path)}[stage]
     folder = () if stage == "train" else ("--base-model", base, "--output-dir", tmp_path)
     with pytest.raises(SystemExit) as ended:
         command(stage, *given, *folder)

@@ -10,28 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import command
 from PIL import Image
 from safetensors.torch import load_file
-from studies import ROOT, snakemake, study, write
+from studies import ROOT, snakemake, study, two_models, write
 
 from agd import explain, verify
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
-    command("train_classifier", "--output", file, "--steps", 50, family=None)
-    return file
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, base, classifier) -> Path:
-    """A tiny study, run to its end. Tests may plan in it, and must leave it as it is."""
-    folder = tmp_path_factory.mktemp("elsewhere") / "study"
-    folder.mkdir()
-    snakemake(folder, "--cores", "2", "--configfile", write(folder, study(base, classifier)))
-    return folder
 
 
 def test_gives_the_comparison_and_its_pictures(finished):
@@ -45,7 +28,9 @@ def test_gives_the_comparison_and_its_pictures(finished):
     for name in ("samples.png", "training.png"):
         with Image.open(finished / "results/tiny" / name) as picture:
             assert min(picture.size) > 100
-    assert "x as fast as cfg" in (finished / "results/tiny/fid.txt").read_text()
+    table = (finished / "results/tiny/fid.txt").read_text()
+    assert "agd: 3 evaluations per image, cfg 6; " in table
+    assert " as fast" not in table
     assert not [file for file in finished.rglob("*.part")]
 
 
@@ -82,16 +67,16 @@ def test_the_real_model_names_what_it_lacks(tmp_path):
     assert "agd: error: models.dit.base_model: 'facebook/DiT-XL-2-256' is neither" in done.stderr
 
 
-def test_explain_says_why_and_what_with(finished, base, classifier, monkeypatch, capsys):
+def test_explain_says_why_and_what_with(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    given = [finished / "results/tiny/seed0/adapters/agd", "--configfile", write(finished, study(base, classifier))]
+    given = [finished / "results/text/seed0/adapters/agd", "--configfile", finished / "study.yaml"]
     explain.main(list(map(str, given)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{given[0]}: is up to date"
     assert "  made by train, version 1" in lines
-    assert any(line.startswith(f"  base: {base}, revision none, ") for line in lines)
-    write(finished, study(base, classifier, train__steps=5))
+    assert any(line.startswith("  base: base, revision none, ") for line in lines)
+    given[2] = write(tmp_path, two_models(text__train__steps=5))
     explain.main(list(map(str, given)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{given[0]}: would be made again, because"
@@ -119,7 +104,7 @@ def test_explain_says_why_it_cannot(words, line, tmp_path, monkeypatch, capsys):
     assert said.endswith("); mend that first")
 
 
-def test_what_verify_names_is_mended_by_what_it_says(finished, base, classifier, monkeypatch):
+def test_what_verify_names_is_mended_by_what_it_says(finished, monkeypatch):
     monkeypatch.chdir(finished)
     shard = finished / "results/tiny/seed0/trajectories/guided/000006.zarr.zip"
     whole = shard.read_bytes()
@@ -128,16 +113,15 @@ def test_what_verify_names_is_mended_by_what_it_says(finished, base, classifier,
     (line,) = verify.bad(finished / "results")[1].values()
     name = re.search("; delete it, then run: snakemake (.*)", line)[1]
     shard.unlink()
-    configuration = write(finished, study(base, classifier))
-    snakemake(finished, "--cores", "1", "--configfile", configuration, targets=(name,))
+    snakemake(finished, "--cores", "1", "--configfile", finished / "study.yaml", targets=(name,))
     assert shard.read_bytes() == whole
     assert verify.bad(finished / "results")[1] == {}
     assert "Nothing to be done" in snakemake(finished, "-n", "--configfile", finished / "study.yaml").stdout
 
 
-def test_a_printed_command_can_be_pasted(finished, base, classifier):
+def test_a_printed_command_can_be_pasted(finished):
     """The log of a job's command, run alone, gives the same file."""
-    done = snakemake(finished, "-n", "-p", "-F", "--configfile", write(finished, study(base, classifier)))
+    done = snakemake(finished, "-n", "-p", "-F", "--configfile", finished / "study.yaml")
     line = next(line for line in (done.stdout + done.stderr).splitlines() if "agd.dit.sample_trajectories" in line)
     output = finished / re.search(r"dirname ([^ )]+)", line)[1]
     before = output.read_bytes()
@@ -152,13 +136,13 @@ def test_a_printed_command_can_be_pasted(finished, base, classifier):
     assert output.read_bytes() == before
 
 
-def test_training_takes_as_many_processes_as_are_set(finished, base, classifier, tmp_path):
+def test_training_takes_as_many_processes_as_are_set(finished, tmp_path):
     """`train.gpu`, which on a CPU is a number of processes."""
     folder = shutil.copytree(finished, tmp_path / "study")
     adapter = Path("results/tiny/seed0/adapters/agd/adapter.safetensors")
     one = load_file(finished / adapter)
     shutil.rmtree(folder / adapter.parent)
-    configuration = write(folder, study(base, classifier, train__gpu=2))
+    configuration = write(folder, two_models(tiny__train__gpu=2))
     done = snakemake(folder, "--cores", "2", "--configfile", configuration, targets=(adapter,))
     assert (
         "python -m torch.distributed.run --standalone --nproc-per-node 2 -m agd.dit.train" in done.stdout + done.stderr
@@ -181,6 +165,7 @@ def test_lints():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)  # forty processes, on whatever else the machine does
 def test_the_rehearsal_walks_the_real_path(tmp_path):
     """sd21, sdxl and dit by their own rules and settings, on models made on the spot."""

@@ -7,10 +7,9 @@ import pytest
 from conftest import command
 
 from agd import train, verify
-from agd.errors import UserError
-from agd.provenance import read_json
-from agd.records import read_sealed, sealed_json
-from agd.sd.prompts import read_file
+from agd.artifacts.prompts import read_file
+from agd.artifacts.sealed_json import read_json, read_sealed, sealed_json
+from agd.runtime.errors import UserError
 
 MODEL, OTHER = Path("results/tiny"), Path("results/other")
 SEED = MODEL / "seed0"
@@ -209,7 +208,7 @@ def test_a_fault_is_named(kind, fault, spoil, capsys):
     file, stage, other = KINDS[kind]
     path = spoil(file, fault, other)
     _, lines = verify.bad(Path("results"))
-    # A file and the record that vouches for it are made by one job: naming either mends both.
+    # A file and the record that has its checksum are made by one job: naming either mends both.
     named = {line.split(": ")[0] for line in lines.values()}
     assert str(path) in named or any(name.startswith(f"{path.parent}/") for name in named), lines
     assert all("; run: snakemake " in line or "; delete it, then run: snakemake " in line for line in lines.values())
@@ -225,7 +224,7 @@ def test_a_whole_study_is_said_to_be_whole(capsys):
         verify.main(["results"])
     printed = capsys.readouterr()
     assert stop.value.code == 0
-    assert printed.out.splitlines()[0].endswith("all whole and in step")
+    assert printed.out.splitlines()[0].endswith("all whole and consistent")
     assert "verify: " in printed.err
 
 

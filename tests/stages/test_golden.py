@@ -1,7 +1,7 @@
 """Golden values of a tiny run: whoever says that results are the same (versions.lock) is held to it here.
 
 Values are compared up to rounding, for bits differ between processors. After a stage version rose, renew them:
-`python tests/test_golden.py`.
+`PYTHONPATH=.:tests python tests/stages/test_golden.py`.
 """
 
 import json
@@ -14,9 +14,9 @@ import pytest
 from conftest import command, save_pipeline
 from safetensors.numpy import load_file
 
-from agd import trajectories
-from agd.images import read_images
-from agd.versions import VERSIONS
+from agd.artifacts import trajectories
+from agd.artifacts.images import read_images
+from agd.settings.versions import VERSIONS
 
 GOLDEN = Path(__file__).parent / "golden.json"
 STAGES = ("sample_trajectories", "train", "sample", "calculate_metrics")
@@ -79,7 +79,7 @@ def found(tmp_path_factory):
 def test_results_are_those_of_this_version(found, stage):
     golden = json.loads(GOLDEN.read_text())[stage]
     assert golden["version"] == VERSIONS[stage], (
-        f"{stage} has a new version: run `python {Path(__file__).name}` in tests/"
+        f"{stage} has a new version: run `PYTHONPATH=.:tests python tests/stages/test_golden.py`"
     )
     # A pixel may round to its neighbour, and Adam's first steps make much of a gradient's last digits.
     tolerance = {"sample_trajectories": 2e-4, "train": 2e-3, "sample": 0.02, "calculate_metrics": 0}[stage]

@@ -2,7 +2,7 @@
 
 import torch
 
-from agd.guidance import guide
+from agd.diffusion.guidance import guide
 
 
 def test_closed_form_and_convention():

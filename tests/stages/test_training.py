@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import command, settings_of
+from conftest import command, files, settings_of, training_words
 from safetensors.torch import load_file
 
-from agd import checkpoint, train
+from agd import train
+from agd.artifacts import checkpoints
 from agd.dit.family import DiT
 
 
@@ -26,20 +27,9 @@ def shards(base, tmp_path_factory) -> Path:
     return folder
 
 
-def words(shards, folder, *more, steps=20) -> list:
-    return [
-        *("--dir", folder, "--data-path", shards, "--steps", steps, "--hidden-size", 8, "--batch-size", 8),
-        *("--log-interval", 5, "--checkpoint-interval", 7, *more),
-    ]
-
-
-def files(folder) -> dict[str, bytes]:
-    return {f.name: f.read_bytes() for f in Path(folder).iterdir()}
-
-
 def test_learns_and_leaves_the_base_as_it_was(base, shards, tmp_path):
     before = {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(base).rglob("*") if f.is_file()}
-    command("train", *words(shards, tmp_path, "--learning-rate", 0.01, steps=300))
+    command("train", *training_words(shards, tmp_path, "--learning-rate", 0.01, steps=300))
     assert before == {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(base).rglob("*") if f.is_file()}
     rows = list(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == list(range(5, 301, 5))
@@ -56,7 +46,7 @@ def test_learns_and_leaves_the_base_as_it_was(base, shards, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_at_once(shards, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command("train", *words(shards, tmp_path, "--learning-rate", 1e30, steps=100_000))
+        command("train", *training_words(shards, tmp_path, "--learning-rate", 1e30, steps=100_000))
     assert "error: loss: not finite at step 5; lower --learning-rate" in capsys.readouterr().err
     assert not (tmp_path / "adapter.safetensors").exists()
 
@@ -82,7 +72,8 @@ def test_the_base_in_memory_does_not_move(base, shards, tmp_path, monkeypatch):
 
 def test_the_first_loss_is_the_bases_own(base, shards, tmp_path):
     command(
-        "train", *words(shards, tmp_path, "--log-interval", 1, "--learning-rate", 1e-9, "--batch-size", 4096, steps=3)
+        "train",
+        *training_words(shards, tmp_path, "--log-interval", 1, "--learning-rate", 1e-9, "--batch-size", 4096, steps=3),
     )
     row = next(csv.DictReader((tmp_path / "training.csv").read_text().splitlines()))
     assert float(row["loss"]) == pytest.approx(float(row["base_loss"]), rel=0.1)
@@ -96,62 +87,63 @@ class Stopped(Exception):
 @pytest.mark.parametrize("stop_at", [3, 7, 16])
 def test_interrupted_and_resumed_equals_undisturbed(shards, tmp_path, monkeypatch, stop_at, dropout):
     more = ["--dropout", dropout]
-    command("train", *words(shards, tmp_path / "whole", *more))
+    command("train", *training_words(shards, tmp_path / "whole", *more))
     seen, loop = [], train.train
 
     def stopping(*arguments):
-        for at, asked in loop(*arguments):
+        at = arguments[6]
+        for asked in loop(*arguments):
             seen.append(at.step)
-            yield at, asked
+            yield asked
             if at.step == stop_at and len(seen) == stop_at:
                 raise Stopped
 
     monkeypatch.setattr(train, "train", stopping)
     with pytest.raises(Stopped):
-        command("train", *words(shards, tmp_path / "cut", *more))
+        command("train", *training_words(shards, tmp_path / "cut", *more))
     left = [name for name in files(tmp_path / "cut")]
     assert left == ([] if stop_at < 7 else [train.CHECKPOINT])
-    command("train", *words(shards, tmp_path / "cut", *more))
+    command("train", *training_words(shards, tmp_path / "cut", *more))
     assert seen[stop_at] == 1 + stop_at // 7 * 7  # went on after the last checkpoint
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_a_finished_training_is_had_again_without_a_step(shards, tmp_path, monkeypatch, capsys):
     """As when Snakemake was killed before it knew: it deletes the outputs and asks for them again."""
-    command("train", *words(shards, tmp_path / "R"))
+    command("train", *training_words(shards, tmp_path / "R"))
     whole = files(tmp_path / "R")
     for name in ("adapter.safetensors", "config.json", "training.csv"):
         (tmp_path / "R" / name).unlink()
     monkeypatch.setattr(train, "learning_rate", lambda *_: pytest.fail("a step was made"))
-    command("train", *words(shards, tmp_path / "R"))
+    command("train", *training_words(shards, tmp_path / "R"))
     assert "going on from step 20 of" in capsys.readouterr().out
     assert files(tmp_path / "R") == whole
 
 
 def test_a_checkpoint_of_another_training_is_not_taken_up(shards, tmp_path, capsys):
-    saved = checkpoint.save
+    saved = checkpoints.save
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1)).sum().backward()
     optimizer.step()
     (tmp_path / "R").mkdir()
-    saved(tmp_path / "R" / train.CHECKPOINT, model, optimizer, checkpoint.Progress(step=9), "another")
-    command("train", *words(shards, tmp_path / "R"))
+    saved(tmp_path / "R" / train.CHECKPOINT, model, optimizer, checkpoints.Progress(step=9), "another")
+    command("train", *training_words(shards, tmp_path / "R"))
     assert "belongs to another training" in capsys.readouterr().out
-    command("train", *words(shards, tmp_path / "fresh"))
+    command("train", *training_words(shards, tmp_path / "fresh"))
     assert files(tmp_path / "R") == files(tmp_path / "fresh")
 
 
 def test_seeds_differ_and_repeat(shards, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        command("train", *words(shards, tmp_path / name, "--seed", seed))
+        command("train", *training_words(shards, tmp_path / name, "--seed", seed))
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert files(tmp_path / "a")["adapter.safetensors"] != files(tmp_path / "c")["adapter.safetensors"]
 
 
 def test_reading_workers_change_nothing(shards, tmp_path):
-    command("train", *words(shards, tmp_path / "alone"))
-    command("train", *words(shards, tmp_path / "workers", "--num-workers", 2))
+    command("train", *training_words(shards, tmp_path / "alone"))
+    command("train", *training_words(shards, tmp_path / "workers", "--num-workers", 2))
     assert files(tmp_path / "alone") == files(tmp_path / "workers")
 
 
@@ -169,8 +161,8 @@ def finish(run: subprocess.Popen) -> str:
 
 
 def test_two_processes_give_the_same_up_to_summation_order(shards, tmp_path):
-    command("train", *words(shards, tmp_path / "one"))
-    finish(two_processes(*words(shards, tmp_path / "two", "--gpu", 2)))
+    command("train", *training_words(shards, tmp_path / "one"))
+    finish(two_processes(*training_words(shards, tmp_path / "two", "--gpu", 2)))
     one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
     for name in one:
         assert torch.allclose(one[name], two[name], atol=1e-4), name
@@ -178,7 +170,9 @@ def test_two_processes_give_the_same_up_to_summation_order(shards, tmp_path):
 
 def test_two_processes_stop_together_and_go_on(shards, tmp_path):
     def run(name: str) -> subprocess.Popen:
-        return two_processes(*words(shards, tmp_path / name, "--gpu", 2, "--checkpoint-interval", 20, steps=200))
+        return two_processes(
+            *training_words(shards, tmp_path / name, "--gpu", 2, "--checkpoint-interval", 20, steps=200)
+        )
 
     finish(run("whole"))
     cut = run("cut")
@@ -190,14 +184,14 @@ def test_two_processes_stop_together_and_go_on(shards, tmp_path):
     assert cut.returncode != 0
     assert "stopped by SIGTERM; the same command goes on" in said
     assert list(files(tmp_path / "cut")) == [train.CHECKPOINT]
-    assert checkpoint.read(tmp_path / "cut" / train.CHECKPOINT)[1]["progress"]["step"] < 200
+    assert checkpoints.read(tmp_path / "cut" / train.CHECKPOINT)[1]["progress"]["step"] < 200
     assert "going on from step" in finish(run("cut"))
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_more_gpus_than_processes_is_one_line(shards, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command("train", *words(shards, tmp_path, "--gpu", 2))
+        command("train", *training_words(shards, tmp_path, "--gpu", 2))
     assert (
         "gpu: 2 GPUs want as many processes; start with `torchrun --standalone --nproc-per-node 2 -m`"
         in capsys.readouterr().err
@@ -208,7 +202,7 @@ def test_learning_rate_rises_then_falls():
     chosen = settings_of(
         "train", train, steps=100, warmup_fraction=0.1, learning_rate=1.0, final_learning_rate_fraction=0.01
     )
-    rates = [train.learning_rate(step, chosen) for step in range(100)]
+    rates = [train.rate(step, chosen) for step in range(100)]
     assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.01)
@@ -217,7 +211,7 @@ def test_learning_rate_rises_then_falls():
 
 def test_another_base_is_refused(shards, other_base, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command("train", *words(shards, tmp_path, "--base-model", other_base))
+        command("train", *training_words(shards, tmp_path, "--base-model", other_base))
     assert "which is another model than" in capsys.readouterr().err
 
 

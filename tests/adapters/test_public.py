@@ -12,9 +12,9 @@ from conftest import random_dit, random_text_to_image, random_unet
 from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 import agd
-from agd.errors import UserError
-from agd.manners import decode
-from agd.provenance import json_bytes, read_json
+from agd.adapters.diffusers_integration import embedded_guidance_scale
+from agd.artifacts.sealed_json import json_bytes, read_json
+from agd.runtime.errors import UserError
 
 RECORD = {
     "guidance_scale_range": [1, 10],
@@ -221,7 +221,7 @@ def test_the_flag_brings_the_scale_to_a_pipeline_nobody_wrapped(loaded):
 def test_a_scale_is_read_from_its_embedding(dtype, tolerance, width):
     w = torch.tensor([0.0, 1.0, 1.001, 2.5, 7.5, 13.37, 30.0])
     embedded = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(None, w - 1, width).to(dtype)
-    assert (decode(embedded) - w).abs().max() < tolerance * 10
+    assert (embedded_guidance_scale(embedded) - w).abs().max() < tolerance * 10
 
 
 def test_an_embedding_given_by_position_is_taken_out(loaded):
@@ -409,7 +409,7 @@ def test_other_models_are_named(trained):
     with pytest.raises(UserError, match="Linear: no adapters for this kind of denoiser"):
         agd.attach(torch.nn.Linear(1, 1), agd.AdapterConfig())
     unguided = diffusers.DDPMPipeline(diffusers.UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4), None)
-    supported = "supported are UNet2DConditionModel and DiTTransformer2DModel, in pipelines that take a guidance_scale"
+    supported = "supported are DiTTransformer2DModel and UNet2DConditionModel, in pipelines that take a guidance_scale"
     for target in (unguided, "a name"):
         with pytest.raises(
             UserError, match=f"{type(target).__name__}: no adapters for this kind of pipeline; {supported}"

@@ -7,8 +7,8 @@ import pytest
 import zarr
 from conftest import command
 
-from agd import trajectories
-from agd.errors import UserError
+from agd.artifacts import trajectories
+from agd.runtime.errors import UserError
 
 
 def shard(first=0, n=3, steps=4, dtype="float32", base="abc", **settings) -> trajectories.Shard:
@@ -88,7 +88,7 @@ def test_truncation_is_noticed(path, keep):
 
 
 def test_a_missing_zarr_chunk_is_noticed(path, tmp_path):
-    from agd.artifacts import write_zip
+    from agd.artifacts.zips import write_zip
 
     with zipfile.ZipFile(path) as archive:
         entries = [(name, archive.read(name)) for name in archive.namelist()]
@@ -102,7 +102,7 @@ def test_a_missing_zarr_chunk_is_noticed(path, tmp_path):
 
 
 def test_a_sealed_zip_of_something_else_is_named(tmp_path):
-    from agd.artifacts import write_zip
+    from agd.artifacts.zips import write_zip
 
     write_zip(tmp_path / "a.zarr.zip", [("hello", b"world")])
     with pytest.raises(UserError, match=r"a.zarr.zip: not a trajectory shard"):

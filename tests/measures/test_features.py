@@ -11,12 +11,13 @@ import torch
 from conftest import command
 from PIL import Image
 
-from agd import features, metrics
+from agd.artifacts.images import write_images
+from agd.artifacts.sealed_json import checksums, sealed_json
 from agd.digits.data import digits
 from agd.digits.train_classifier import Settings, train
-from agd.errors import UserError
-from agd.images import write_images
-from agd.records import sealed_json, vouch
+from agd.measures import distances, extractors, references
+from agd.measures.digits_classifier import digit_tensor
+from agd.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -28,8 +29,8 @@ def classifier(tmp_path_factory):
     return file
 
 
-def extractor(classifier) -> features.Extractor:
-    return features.extractor("digits-classifier", str(classifier), CPU)
+def extractor(classifier) -> extractors.Extractor:
+    return extractors.extractor("digits-classifier", str(classifier), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +55,19 @@ def test_classifier_learns_and_says_how_well(classifier):
 
 def test_folder_and_zip_give_the_same_statistics(classifier, images):
     a, b = (
-        features.compute_reference(str(images / name), extractor(classifier), 1000, 16, "test")
+        references.compute_reference(str(images / name), extractor(classifier), 1000, 16, "test")
         for name in ("folder", "images.zip")
     )
     assert a.n == b.n == 60
     assert np.allclose(a.features, b.features, atol=1e-5)
-    mu, sigma = metrics.moments(a.features)
+    mu, sigma = distances.moments(a.features)
     assert np.allclose(a.mu, mu, atol=1e-5)
     assert np.allclose(a.sigma, sigma, atol=1e-4)
 
 
 def test_fewer_features_are_kept_but_all_are_counted(classifier, images):
     whole, some = (
-        features.compute_reference(str(images / "images.zip"), extractor(classifier), most, 16, "test")
+        references.compute_reference(str(images / "images.zip"), extractor(classifier), most, 16, "test")
         for most in (1000, 10)
     )
     assert some.features.shape == (10, 64)
@@ -86,7 +87,7 @@ def test_reference_round_trip_and_its_command(classifier, images, tmp_path):
             family=None,
         )
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    read = features.read_reference(tmp_path / "a.npz")
+    read = references.read_reference(tmp_path / "a.npz")
     assert (read.n, read.extractor) == (60, "digits-classifier")
 
 
@@ -103,35 +104,35 @@ def test_coco_s_zip_is_a_reference_as_it_is(classifier, tmp_path):
             reference[i] = Image.open(buffer)
     words = ("--reference", tmp_path / "val2017.zip", "--output", tmp_path / "r.npz", "--features-weights", classifier)
     command("prepare_reference", *words, family=None)
-    read = features.read_reference(tmp_path / "r.npz")
+    read = references.read_reference(tmp_path / "r.npz")
     (expected,) = extractor(classifier)([reference[i] for i in sorted(reference)], 5)
     assert read.n == 5
     assert np.allclose(read.features, expected, atol=1e-5)
 
 
 def test_comparison_with_itself_and_with_noise(classifier, images):
-    reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
-    same = features.compare(reference.features, reference, 3)
+    reference = references.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
+    same = references.compare(reference.features, reference, 3)
     assert same["fid"] == pytest.approx(0, abs=1e-2)
     assert (same["precision"], same["recall"]) == (1, 1)
     noise = np.random.default_rng(0).normal(size=reference.features.shape).astype(np.float32) * 10
-    assert features.compare(noise, reference, 3)["fid"] > 100
+    assert references.compare(noise, reference, 3)["fid"] > 100
 
 
 def test_bare_statistics_give_the_distance_only(tmp_path, classifier, images):
-    reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
+    reference = references.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
     np.savez(tmp_path / "theirs.npz", mu=reference.mu, sigma=reference.sigma)
-    found = features.compare(reference.features, features.read_reference(tmp_path / "theirs.npz"), 3)
+    found = references.compare(reference.features, references.read_reference(tmp_path / "theirs.npz"), 3)
     assert found["fid"] == pytest.approx(0, abs=1e-2)
     assert found["kid"] is found["precision"] is found["recall"] is None
 
 
 def test_statistics_of_another_extractor_are_refused(classifier, images, tmp_path, capsys):
-    reference = features.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
-    features.write_reference(
-        tmp_path / "other.npz", features.Reference(**{**vars(reference), "extractor": "inception-v3"})
+    reference = references.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
+    references.write_reference(
+        tmp_path / "other.npz", references.Reference(**{**vars(reference), "extractor": "inception-v3"})
     )
-    cost = {"images": 60, "evaluations": 60, "seconds": 1, "files": vouch(images, ["images.zip"])}
+    cost = {"images": 60, "evaluations": 60, "seconds": 1, "files": checksums(images, ["images.zip"])}
     (images / "images.json").write_bytes(sealed_json(cost))
     with pytest.raises(SystemExit):
         command(
@@ -146,10 +147,10 @@ def test_statistics_of_another_extractor_are_refused(classifier, images, tmp_pat
 def test_damaged_statistics_are_named(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK no")
     with pytest.raises(UserError, match="bad.npz: not an .npz of statistics"):
-        features.read_reference(tmp_path / "bad.npz")
+        references.read_reference(tmp_path / "bad.npz")
     np.savez(tmp_path / "flat.npz", mu=np.zeros(3), sigma=np.zeros(3))
     with pytest.raises(UserError, match=r"flat.npz: mu \(3,\) and sigma \(3,\)"):
-        features.read_reference(tmp_path / "flat.npz")
+        references.read_reference(tmp_path / "flat.npz")
 
 
 @pytest.mark.filterwarnings(
@@ -170,8 +171,8 @@ def test_inception_goes_through_clean_fid(tmp_path, monkeypatch):
 
     file = tmp_path / "weights.pt"
     torch.jit.script(Net()).save(str(file))
-    monkeypatch.setattr(features, "INCEPTION_SHA256", features.sha256(file))
-    extract = features.extractor("inception-v3", str(file), CPU)
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", extractors.sha256(file))
+    extract = extractors.extractor("inception-v3", str(file), CPU)
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)) for _ in range(3)]
     (vectors,) = extract(pictures, 8)
@@ -190,11 +191,11 @@ def test_inception_is_kept_where_torch_keeps_downloads(tmp_path, monkeypatch):
         path.write_bytes(b"weights")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(features.downloads, "fetch", fetch)
+    monkeypatch.setattr(extractors.downloads, "fetch", fetch)
     for _ in range(2):
         with pytest.raises(UserError, match=r"inception-2015-12-05.pt is not .* \(its sha256 differs\)"):
-            features.extractor("inception-v3", "", CPU)
-    assert asked == [(features.downloads.INCEPTION, "features_weights")]
+            extractors.extractor("inception-v3", "", CPU)
+    assert asked == [(extractors.downloads.INCEPTION, "features_weights")]
     assert (tmp_path / "hub" / "checkpoints" / "inception-2015-12-05.pt").is_file()
 
 
@@ -205,14 +206,14 @@ def test_dinov2_reads_a_local_file(tmp_path):
     from safetensors.torch import save_file
 
     save_file(model.state_dict(), tmp_path / "dino.safetensors")
-    extract = features._dinov2(str(tmp_path / "dino.safetensors"), CPU, name)
+    extract = extractors._dinov2(str(tmp_path / "dino.safetensors"), CPU, name)
     (vectors,) = extract([Image.new("RGB", (50, 60), "red"), Image.new("L", (8, 8))], 4)
     assert vectors.shape == (2, model.embed_dim)
     assert np.isfinite(vectors).all()
 
 
 def test_a_picture_of_any_size_is_a_digit_tensor():
-    assert features.digit_tensor(Image.new("RGB", (80, 80), "white")).shape == (1, 8, 8)
+    assert digit_tensor(Image.new("RGB", (80, 80), "white")).shape == (1, 8, 8)
     buffer = io.BytesIO()
     Image.new("L", (8, 8), 128).save(buffer, "PNG")
-    assert features.digit_tensor(Image.open(buffer))[0, 0, 0] == pytest.approx(128 / 255)
+    assert digit_tensor(Image.open(buffer))[0, 0, 0] == pytest.approx(128 / 255)

@@ -1,6 +1,6 @@
 """What invalidates a result, as a table: each setting, each stage version, each file, against the jobs that must rerun.
 
-Two tiny studies, one of each family, are run to their end once. Each test changes one thing, asks Snakemake for its plan of
+Two tiny models, one of each family, are studied to the end once. Each test changes one thing, asks Snakemake for its plan of
 both, and compares sets of jobs: nothing more, nothing less. The settings are those of the schema and the files those that
 lie there, so that none can be forgotten.
 """
@@ -10,22 +10,18 @@ import copy
 import io
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import command, random_text_to_image
 from snakemake.cli import main as snakemake_main
-from studies import ROOT, snakemake, study
-from test_prompts import save_clip
+from studies import ROOT, TWO_TARGETS, snakemake, two_models
 
-from agd import config
-from agd.versions import VERSIONS
+from agd.settings import schema
+from agd.settings.versions import VERSIONS
 
 MODELS = ("tiny", "text")
-TARGETS = tuple(f"results/{model}/fid.json" for model in MODELS)
 METHODS = ("agd", "cfg", "none")
 
 
@@ -75,6 +71,10 @@ def of_the_other_family(model):
 
 def at_another_scale(model):
     return sampled(model, ["agd", "cfg"])
+
+
+def compared(model):
+    return {f"train {model} seed0 offset"} | sampled(model, ["offset"])
 
 
 def classified(model):
@@ -167,6 +167,7 @@ SETTINGS = {
     "captions": ("other_captions.zip", prompted),
     "reference": ("other_images.zip", referenced),
     "adapters": ({"agd": {"dropout": 0.5}}, trained),
+    "compared_adapter": ("offset", compared),
 }
 
 # What is set above the models: how the configuration changes -> what must rerun.
@@ -191,10 +192,15 @@ def another_model(configuration):
     configuration["models"]["tiny"]["adapters"]["another"] = {"dropout": 0.5}
 
 
+def another_compared(configuration):
+    configuration["compared_adapter"] = "offset"
+
+
 ABOVE = {
-    "seeds": (another_seed, ANOTHER_SEED),
-    "defaults": (a_setting_moved_to_the_defaults, set()),
-    "models": (another_model, set()),
+    "above.seeds": (another_seed, ANOTHER_SEED),
+    "above.compared_adapter": (another_compared, compared("tiny") | compared("text")),
+    "above.defaults": (a_setting_moved_to_the_defaults, set()),
+    "above.models": (another_model, set()),
 }
 
 STAGE_VERSIONS = {
@@ -237,52 +243,18 @@ FILES = {
 
 def settings_of_the_schema() -> list[str]:
     """Every setting of the configuration: those above the models, a model's own, and each stage's."""
-    schema = config.schema()
-    stages = [stage for stage in VERSIONS if stage in schema["$defs"]]
-    own = [name for name in schema["$defs"]["model"]["properties"] if name not in stages]
-    of_stages = [f"{stage}.{name}" for stage in stages for name in schema["$defs"][stage]["properties"]]
-    return [*schema["properties"], *own, *of_stages]
-
-
-def configuration_of(folder: Path) -> dict:
-    """Two studies: `tiny` makes all it needs by its own rules, `text` is given its base, weights, images and CLIP model."""
-    tiny = study("results/tiny/base", Path("results/digits/classifier.safetensors"))["models"]["tiny"]
-    tiny["train_base"] = {"architecture": "dit", "vae_steps": 2, "steps": 2, "batch_size": 8}
-    tiny["prepare_reference"] |= {"max_features": 40}
-    text = copy.deepcopy(tiny) | {"family": "sd", "base_model": str(folder / "base"), "adapters": {"agd": {}}}
-    del text["train_base"], text["sample_trajectories"]["class_labels"], text["sample"]["class_labels"]
-    text |= {"captions": "results/digits/annotations.zip", "reference": str(folder / "images.zip")}
-    text["prepare_prompts"] = {"num_prompts": 20}
-    text["prepare_reference"]["features_weights"] = str(folder / "weights.safetensors")
-    text["calculate_metrics"]["clip_model"] = str(folder / "clip")
-    for model in (tiny, text):
-        model["train"]["learning_rate"] = 0.001
-    defaults = {"train_classifier": {"steps": 50}}
-    return {"seeds": [0], "defaults": defaults, "models": {"tiny": tiny, "text": text}}
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """Both studies, run to their end. Tests plan in it, and put back what they change."""
-    folder = tmp_path_factory.mktemp("elsewhere") / "study"
-    folder.mkdir()
-    random_text_to_image().save_pretrained(folder / "base")
-    save_clip(folder / "clip")
-    command("prepare_digits", "--output", folder / "images.zip", "--annotations", folder / "captions.zip", family=None)
-    command("train_classifier", "--output", folder / "weights.safetensors", "--steps", 5, family=None)
-    shutil.copytree(folder / "base", folder / "other_base")
-    shutil.copy(folder / "images.zip", folder / "other_images.zip")
-    (folder / "captions.zip").rename(folder / "other_captions.zip")
-    (folder / "study.yaml").write_text(yaml.safe_dump(configuration_of(folder)))
-    snakemake(folder, "--cores", "2", "--configfile", folder / "study.yaml", targets=TARGETS)
-    return folder
+    joined = schema.schema()
+    stages = [stage for stage in VERSIONS if stage in joined["$defs"]]
+    own = [name for name in joined["$defs"]["model"]["properties"] if name not in stages]
+    of_stages = [f"{stage}.{name}" for stage in stages for name in joined["$defs"][stage]["properties"]]
+    return [*(f"above.{name}" for name in joined["properties"]), *own, *of_stages]
 
 
 def plan(folder: Path, configuration: dict) -> set[str]:
     """The jobs that Snakemake would run. In this process, for a fresh one takes seconds to start."""
     file = folder / "plan.yaml"
     file.write_text(yaml.safe_dump(configuration))
-    words = [*TARGETS, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", file]
+    words = [*TWO_TARGETS, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", file]
     said, path = io.StringIO(), sys.path[:]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
@@ -299,9 +271,9 @@ def plan(folder: Path, configuration: dict) -> set[str]:
     return jobs
 
 
-def changed(folder: Path, setting: str, model: str, value) -> dict | None:
+def changed(setting: str, model: str, value) -> dict | None:
     """The configuration with one setting of one model changed; None where the model has no such setting."""
-    configuration = configuration_of(folder)
+    configuration = two_models()
     section = configuration["models"][model]
     stage, _, name = setting.rpartition(".")
     if stage == "train_classifier":
@@ -309,15 +281,13 @@ def changed(folder: Path, setting: str, model: str, value) -> dict | None:
     elif stage:
         if stage not in section and stage in ("train_base", "prepare_prompts"):
             return None
-        if name not in config.properties(stage, section["family"]):
+        if name not in schema.properties(stage, section["family"]):
             return None
         section.setdefault(stage, {})[name] = value
     elif name == "captions" and name not in section:
         return None
     else:
         section[name] = value[model] if name == "family" else value
-        if name in ("base_model", "reference", "captions"):
-            section[name] = str(folder / value)
         if name == "family":  # what is one family's alone goes with it
             for stage in ("sample_trajectories", "sample"):
                 section[stage].pop("class_labels", None)
@@ -331,14 +301,14 @@ def changed(folder: Path, setting: str, model: str, value) -> dict | None:
 
 
 def test_nothing_is_rerun_by_itself(finished):
-    assert plan(finished, configuration_of(finished)) == set()
+    assert plan(finished, two_models()) == set()
 
 
 @pytest.mark.parametrize("setting", settings_of_the_schema())
 def test_a_setting_reruns_exactly_what_follows(finished, setting):
     if setting in ABOVE:
         change, expected = ABOVE[setting]
-        configuration = configuration_of(finished)
+        configuration = two_models()
         change(configuration)
         assert plan(finished, configuration) == expected
         return
@@ -346,7 +316,7 @@ def test_a_setting_reruns_exactly_what_follows(finished, setting):
     value, follows = SETTINGS[setting]
     plans = 0
     for model in MODELS if not setting.startswith("train_classifier.") else ["tiny"]:
-        configuration = changed(finished, setting, model, value)
+        configuration = changed(setting, model, value)
         if configuration is not None:
             plans += 1
             assert plan(finished, configuration) == follows(model), model
@@ -361,7 +331,7 @@ def test_no_row_is_left_over():
 @pytest.mark.parametrize("stage", VERSIONS)
 def test_a_stage_version_reruns_that_stage_and_what_follows(finished, monkeypatch, stage):
     monkeypatch.setitem(VERSIONS, stage, VERSIONS[stage] + 1)
-    assert plan(finished, configuration_of(finished)) == STAGE_VERSIONS[stage]
+    assert plan(finished, two_models()) == STAGE_VERSIONS[stage]
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -382,7 +352,7 @@ def test_a_file_reruns_exactly_its_readers(finished):
         used.add(row)
         before, times = file.read_bytes(), file.stat()
         file.write_bytes(before + b" ")
-        planned = plan(finished, configuration_of(finished))
+        planned = plan(finished, two_models())
         file.write_bytes(before)
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         expected = FILES[row](*re.fullmatch(row, name).groups())
@@ -395,12 +365,12 @@ def test_a_file_reruns_exactly_its_readers(finished):
 def test_a_touched_file_reruns_nothing(finished):
     for file in files_of(finished):
         file.touch()
-    assert plan(finished, configuration_of(finished)) == set()
+    assert plan(finished, two_models()) == set()
 
 
 @pytest.mark.parametrize(
     "words", [["--cores", "1"], ["--resources", "gpu=4"], ["--set-threads", "train=1"]], ids=" ".join
 )
 def test_resources_rerun_nothing(finished, words):
-    done = snakemake(finished, "-n", *words, "--configfile", finished / "study.yaml", targets=TARGETS)
+    done = snakemake(finished, "-n", *words, "--configfile", finished / "study.yaml", targets=TWO_TARGETS)
     assert "Nothing to be done" in done.stdout + done.stderr

@@ -19,7 +19,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import CLIPImageProcessor
 
 import agd
-from agd.artifacts import sha256
+from agd.artifacts.files import sha256
 
 STEPS, W = 2, 4.0
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def trained(tmp_path_factory) -> dict[bool, str]:
 
 
 def by_hand(pipe, folder: str, w: float):
-    """Adapt a pipeline's UNet by closures of this file alone: expected results owe nothing to agd.hooks' own.
+    """Adapt a pipeline's UNet by closures of this file alone: expected results owe nothing to agd's own.
 
     Returns what to call to take them off. Guidance must be off in the calls.
     """

@@ -13,10 +13,13 @@ from typing import ClassVar
 
 import pytest
 import yaml
-from conftest import command
+from failures import FAILING_TARGET, failing_command
 from studies import ROOT, snakemake_command, study
 
-from agd import checkpoint, train
+from agd import train
+from agd.artifacts import checkpoints
+
+pytestmark = pytest.mark.long
 
 LAB = ROOT / "tests" / "slurm"
 MODEL = "digits-tiny"  # by this name the profile knows it for a small one
@@ -40,25 +43,20 @@ def lab() -> Iterator[None]:
     """SLURM's daemons; stopped again only if they were started here."""
     if shutil.which("squeue") is None and (os.geteuid() or shutil.which("apt-get") is None):
         pytest.skip("no SLURM here, and it can't be installed: not root, or no apt-get")
-    answer = ["timeout", "3", "squeue"]  # by itself it asks for ten seconds
-    there = shutil.which("squeue") is not None and subprocess.run(answer, capture_output=True).returncode == 0
-    done = subprocess.run([LAB / "start"], capture_output=True, text=True, timeout=200)
-    if done.returncode:
-        pytest.skip(done.stderr.strip())
-    yield
-    for run in Study.runs:
-        if run.poll() is None:  # a test has failed
-            run.terminate()
-            run.wait(60)
-    if not there:
-        subprocess.run([LAB / "stop"], check=True, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
-    command("train_classifier", "--output", file, "--steps", 50, family=None)
-    return file
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SLURM_CONF")  # conftest.py hides SLURM from all other tests
+        answer = ["timeout", "3", "squeue"]  # by itself it asks for ten seconds
+        there = shutil.which("squeue") is not None and subprocess.run(answer, capture_output=True).returncode == 0
+        done = subprocess.run([LAB / "start"], capture_output=True, text=True, timeout=200)
+        if done.returncode:
+            pytest.skip(done.stderr.strip())
+        yield
+        for run in Study.runs:
+            if run.poll() is None:  # a test has failed
+                run.terminate()
+                run.wait(60)
+        if not there:
+            subprocess.run([LAB / "stop"], check=True, timeout=60)
 
 
 def slurm(*words: str) -> str:
@@ -102,10 +100,11 @@ class Study:
         (folder / "study.yaml").write_text(yaml.safe_dump({"models": models}))
 
     def start(self, *words: str, targets: tuple = (TARGET,), snakefile: Path = ROOT / "Snakefile") -> subprocess.Popen:
-        """Start Snakemake; `timeout` ends it, because the executor can wait for ever."""
+        """Start Snakemake; `timeout` ends it, because the executor can wait for ever. In the foreground it hands a signal on
+        once, and not to its group as well: a second Ctrl-C would break off the cancelling."""
         words = ("--configfile", self.folder / "study.yaml", *words, "--snakefile", snakefile)
         command, environment = snakemake_command(self.folder, *words, targets=targets)
-        command = ["timeout", "--kill-after=10", "240", *command]
+        command = ["timeout", "--foreground", "--kill-after=10", "240", *command]
         with open(self.folder / "output.txt", "a") as output:
             run = subprocess.Popen(command, stdout=output, stderr=output, cwd=self.folder.parent, env=environment)
         self.runs.append(run)
@@ -185,7 +184,7 @@ def test_a_cancelled_training_keeps_its_state(tmp_path, base, classifier):
     slurm("scancel", training["id"])
     assert there.end(run) != 0
     assert "stopped by SIGTERM; the same command goes on" in log.read_text()
-    _, state = checkpoint.read(there.folder / folder / train.CHECKPOINT)
+    _, state = checkpoints.read(there.folder / folder / train.CHECKPOINT)
     assert state["progress"]["step"] > 0
 
 
@@ -216,3 +215,27 @@ def test_a_job_past_its_time_gets_more(overrun):
 def test_a_job_for_the_cpu_asks_for_no_gpu(overrun):
     there, _ = overrun
     assert "gpu" not in asked(jobs(there.folder)[0])
+
+
+def test_a_stage_that_fails_fails_its_job(tmp_path):
+    """Whatever it has written, and however it ends: SLURM says FAILED, and Snakemake at once."""
+    runs = {}
+    for ends_with in ("1", "2", "143", "KILL"):
+        folder = tmp_path / ends_with
+        folder.mkdir()
+        command, environment = failing_command(folder, ends_with, "--profile", ROOT / "profiles" / "slurm", *IMPATIENT)
+        with open(folder / "output.txt", "w") as output:
+            run = subprocess.Popen(
+                ["timeout", "--kill-after=10", "240", *command, "--retries", "0"],
+                **{"stdout": output, "stderr": output, "cwd": folder, "env": environment},
+            )
+        Study.runs.append(run)
+        runs[folder] = run
+    for folder, run in runs.items():
+        assert run.wait(260) == 1
+        said = (folder / "output.txt").read_text()
+        assert "Error in rule prepare_digits" in said
+        assert [job["state"] for job in jobs(folder / "study")] == ["FAILED"]
+        for words in ("filesystem latency", "Waiting at most", "completed successfully"):
+            assert words not in said
+        assert not (folder / "study" / FAILING_TARGET).exists()

@@ -6,12 +6,20 @@ import pytest
 import torch
 from conftest import random_dit
 
-from agd import hooks, store
-from agd.adapters import AdapterConfig, ScalarEncoder, position_code
+from agd.adapters import attaching, saving
+from agd.adapters.config import ENCODERS, KINDS, AdapterConfig
+from agd.adapters.layers import LAYERS, ScalarEncoder, position_code
 from agd.dit.family import ANATOMY
-from agd.errors import UserError
+from agd.runtime.errors import UserError
+from agd.settings import schema
 
-KINDS = [(kind, encoder) for kind in ("cross_attention", "offset") for encoder in ("shared", "per_layer")]
+TABLE = [(kind, encoder) for kind in LAYERS for encoder in ENCODERS]
+
+
+def test_kinds_are_the_same_everywhere():
+    spec = schema.properties("train")
+    assert list(LAYERS) == list(KINDS) == spec["kind"]["enum"]
+    assert list(ENCODERS) == spec["encoder"]["enum"]
 
 
 def call(model, w=None):
@@ -24,7 +32,7 @@ def call(model, w=None):
         return model(x, **arguments)[0]
 
 
-@pytest.fixture(params=KINDS, ids="-".join)
+@pytest.fixture(params=TABLE, ids="-".join)
 def config(request) -> AdapterConfig:
     kind, encoder = request.param
     return AdapterConfig(kind=kind, encoder=encoder, hidden_size=8, guidance_scale_max=3.0)
@@ -34,7 +42,7 @@ def config(request) -> AdapterConfig:
 def moved(config):
     """A model whose adapters have left zero."""
     model = random_dit()
-    adapters = hooks.attach(model, config, ANATOMY)
+    adapters = attaching.attach(model, config, ANATOMY)
     for layer in adapters.layers.values():
         torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
     return model
@@ -43,21 +51,21 @@ def moved(config):
 def test_zero_output_weights_are_the_base_bit_for_bit(config):
     model = random_dit()
     before = call(model)
-    hooks.attach(model, config, ANATOMY)
+    attaching.attach(model, config, ANATOMY)
     assert torch.equal(call(model, w=2.0), before)
 
 
 def test_without_zero_init_the_output_moves_at_once(config):
     model = random_dit()
     before = call(model)
-    hooks.attach(model, AdapterConfig(**{**vars(config), "zero_init": False}), ANATOMY)
+    attaching.attach(model, AdapterConfig(**{**vars(config), "zero_init": False}), ANATOMY)
     assert not torch.allclose(call(model, w=2.0), before)
 
 
 def test_detached_is_the_base_bit_for_bit(moved):
     base = random_dit()
     assert not torch.allclose(call(moved, w=2.0), call(base))
-    hooks.detach(moved)
+    attaching.detach(moved)
     assert torch.equal(call(moved), call(base))
     assert list(moved.state_dict()) == list(base.state_dict())
 
@@ -106,27 +114,27 @@ def test_every_condition_matters(moved):
 def test_unused_conditions_are_left_out(config, use_timestep, use_condition):
     model = random_dit()
     chosen = AdapterConfig(**{**vars(config), "use_timestep": use_timestep, "use_condition": use_condition})
-    adapters = hooks.attach(model, chosen, ANATOMY)
+    adapters = attaching.attach(model, chosen, ANATOMY)
     assert ("timestep" in adapters.feature_widths, "class" in adapters.feature_widths) == (use_timestep, use_condition)
     assert call(model, w=2.0).shape == (3, 2, 4, 4)
 
 
 def test_saved_and_loaded_is_the_same(moved, tmp_path):
-    store.save(moved.agd, tmp_path, {"provenance": {}})
+    saving.save(moved.agd, tmp_path, {"provenance": {}})
     fresh = random_dit()
-    store.load(fresh, tmp_path, ANATOMY)
+    saving.load(fresh, tmp_path, ANATOMY)
     assert torch.equal(call(fresh, w=2.0), call(moved, w=2.0))
 
 
 def test_loads_on_a_fine_tune_and_refuses_another_shape(moved, tmp_path):
-    store.save(moved.agd, tmp_path, {"provenance": {}})
-    store.load(random_dit(seed=9), tmp_path, ANATOMY)
+    saving.save(moved.agd, tmp_path, {"provenance": {}})
+    saving.load(random_dit(seed=9), tmp_path, ANATOMY)
     with pytest.raises(UserError, match="2 attentions of width 16.*3 attentions of width 16"):
-        store.load(random_dit(layers=3), tmp_path, ANATOMY)
+        saving.load(random_dit(layers=3), tmp_path, ANATOMY)
     wider = random_dit(heads=4)
     before = call(wider)
     with pytest.raises(UserError, match="another shape"):
-        store.load(wider, tmp_path, ANATOMY)
+        saving.load(wider, tmp_path, ANATOMY)
     assert torch.equal(call(wider), before)
 
 
@@ -138,13 +146,13 @@ def test_a_deep_copy_has_adapters_of_its_own(moved):
         torch.nn.init.normal_(parameter)
     assert not torch.allclose(call(twin, w=2.0), before)
     assert torch.equal(call(moved, w=2.0), before)
-    hooks.detach(twin)
+    attaching.detach(twin)
     assert torch.equal(call(twin), call(random_dit()))
 
 
 def test_dropout_acts_in_training_only():
     model = random_dit()
-    adapters = hooks.attach(model, AdapterConfig(hidden_size=8, dropout=0.5, zero_init=False), ANATOMY)
+    adapters = attaching.attach(model, AdapterConfig(hidden_size=8, dropout=0.5, zero_init=False), ANATOMY)
     adapters.train()
     assert not torch.equal(call(model, w=2.0), call(model, w=2.0))
     adapters.eval()
@@ -153,7 +161,7 @@ def test_dropout_acts_in_training_only():
 
 def test_half_precision_base_keeps_its_format_and_adapters_theirs(config):
     model = random_dit().to(torch.bfloat16)
-    adapters = hooks.attach(model, config, ANATOMY)
+    adapters = attaching.attach(model, config, ANATOMY)
     assert {p.dtype for p in adapters.parameters()} == {torch.float32}
     x = torch.randn(2, 2, 4, 4, dtype=torch.bfloat16)
     with adapters.scale(2.0):
@@ -164,15 +172,15 @@ def test_half_precision_base_keeps_its_format_and_adapters_theirs(config):
 def test_attaching_twice_and_detaching_nothing_say_so():
     model = random_dit()
     with pytest.raises(UserError, match="carries no adapters"):
-        hooks.detach(model)
-    hooks.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
+        attaching.detach(model)
+    attaching.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
     with pytest.raises(UserError, match="carries adapters already"):
-        hooks.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
+        attaching.attach(model, AdapterConfig(hidden_size=8), ANATOMY)
 
 
 def test_a_call_without_a_scale_warns_once_and_is_the_base():
     model = random_dit()
-    hooks.attach(model, AdapterConfig(hidden_size=8, zero_init=False), ANATOMY)
+    attaching.attach(model, AdapterConfig(hidden_size=8, zero_init=False), ANATOMY)
     with pytest.warns(UserWarning, match="without a guidance scale"):
         assert torch.equal(call(model), call(random_dit()))
     call(model)  # a second warning would be an error here

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from agd import metrics
+from agd.measures import distances
 
 
 @pytest.fixture
@@ -15,21 +15,21 @@ def rng():
 def test_frechet_distance_of_known_gaussians():
     # Diagonal covariances: sum of squared gaps of means and of standard deviations.
     mu1, mu2, sd1, sd2 = np.array([0.0, 1.0]), np.array([3.0, 1.0]), np.array([1.0, 2.0]), np.array([2.0, 5.0])
-    distance = metrics.frechet_distance(mu1, np.diag(sd1**2), mu2, np.diag(sd2**2))
+    distance = distances.frechet_distance(mu1, np.diag(sd1**2), mu2, np.diag(sd2**2))
     assert distance == pytest.approx(9 + 1 + 9)
 
 
 def test_frechet_distance_equals_the_matrix_root(rng):
     a, b = rng.normal(size=(50, 6)), rng.normal(size=(60, 6)) @ rng.normal(size=(6, 6))
-    (mu1, s1), (mu2, s2) = metrics.moments(a), metrics.moments(b)
+    (mu1, s1), (mu2, s2) = distances.moments(a), distances.moments(b)
     root = scipy.linalg.sqrtm(s1 @ s2)
     expected = ((mu1 - mu2) ** 2).sum() + np.trace(s1 + s2 - 2 * root.real)
-    assert metrics.frechet_distance(mu1, s1, mu2, s2) == pytest.approx(expected, rel=1e-6)
+    assert distances.frechet_distance(mu1, s1, mu2, s2) == pytest.approx(expected, rel=1e-6)
 
 
 def test_frechet_distance_of_a_set_to_itself_with_fewer_points_than_dimensions(rng):
-    moments = metrics.moments(rng.normal(size=(5, 20)))
-    assert metrics.frechet_distance(*moments, *moments) == pytest.approx(0, abs=1e-9)
+    moments = distances.moments(rng.normal(size=(5, 20)))
+    assert distances.frechet_distance(*moments, *moments) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("block", [7, 4096])
@@ -41,7 +41,7 @@ def test_kernel_distance_is_the_unbiased_estimate(rng, block):
         return np.mean(values)
 
     expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
-    assert metrics.kernel_distance(x, y, block) == pytest.approx(expected)
+    assert distances.kernel_distance(x, y, block) == pytest.approx(expected)
 
 
 def test_precision_and_recall_by_brute_force(rng):
@@ -53,11 +53,11 @@ def test_precision_and_recall_by_brute_force(rng):
         return np.mean([(np.linalg.norm(manifold - p, axis=1) <= radius).any() for p in points])
 
     expected = (inside(fake, real), inside(real, fake))
-    assert metrics.precision_recall(real, fake, 3) == pytest.approx(expected)
+    assert distances.precision_recall(real, fake, 3) == pytest.approx(expected)
     assert expected[0] != expected[1]
 
 
 def test_precision_and_recall_at_their_ends(rng):
     real = rng.normal(size=(30, 4))
-    assert metrics.precision_recall(real, real) == (1.0, 1.0)
-    assert metrics.precision_recall(real, real + 100) == (0.0, 0.0)
+    assert distances.precision_recall(real, real) == (1.0, 1.0)
+    assert distances.precision_recall(real, real + 100) == (0.0, 0.0)

@@ -8,12 +8,16 @@ import torch
 from conftest import command, settings_of
 from diffusers import DiTPipeline
 
-from agd import config, sample, sample_trajectories, schedulers, trajectories
+from agd import sample, sample_trajectories
+from agd.artifacts import trajectories
+from agd.artifacts.images import read_images
+from agd.diffusion import schedulers
+from agd.diffusion.guidance import guide
+from agd.diffusion.sampling import generators, noise
 from agd.dit.family import DiT
-from agd.guidance import guide
-from agd.images import read_images
-from agd.progress import progress
-from agd.sampling import generators, noise, seed_of
+from agd.runtime.progress import progress_bar
+from agd.runtime.seeds import seed_of
+from agd.settings import schema
 
 # Largest difference that another batch shape may make anywhere along 100 steps, relative to the largest value. Measured
 # here: 8.6e-7 (the test prints it); the rest is room for other processors.
@@ -27,7 +31,9 @@ def model(base, images=False) -> DiT:
 
 def shard_of(base, indices, **changes) -> trajectories.Shard:
     chosen = settings_of("sample_trajectories", sample_trajectories, **changes)
-    return sample_trajectories.sample_shard(model(base), chosen, 7, indices, CLASSES, progress(None, "test", total=1))
+    return sample_trajectories.sample_shard(
+        model(base), chosen, 7, indices, CLASSES, progress_bar(None, "test", total=1)
+    )
 
 
 def test_seeds_belong_to_the_sample_and_differ_by_everything():
@@ -104,7 +110,7 @@ def test_a_learned_sigma_is_left_out(sigma_base):
 def test_unguided_images_are_those_of_the_stock_pipeline(base):
     chosen = settings_of("sample", sample, num_inference_steps=8, guidance_scale=1)
     ours, cost = sample.sample_chunk(
-        model(base, True), chosen, "none", 3, [2, 5], CLASSES, progress(None, "test", total=1)
+        model(base, True), chosen, "none", 3, [2, 5], CLASSES, progress_bar(None, "test", total=1)
     )
     pipe = DiTPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
@@ -118,7 +124,7 @@ def test_unguided_images_are_those_of_the_stock_pipeline(base):
 def test_two_passes_cost_twice_and_are_counted(base):
     chosen = settings_of("sample", sample, num_inference_steps=8)
     _, cost = sample.sample_chunk(
-        model(base, True), chosen, "cfg", 3, [2, 5, 7], CLASSES, progress(None, "test", total=1)
+        model(base, True), chosen, "cfg", 3, [2, 5, 7], CLASSES, progress_bar(None, "test", total=1)
     )
     assert cost["evaluations"] / cost["images"] == 16
 
@@ -160,7 +166,7 @@ def test_what_a_shard_says_of_itself(base):
     made = shard_of(base, [0]).provenance
     assert made["stage"] == "sample_trajectories"
     assert set(made["settings"]) == set(
-        config.what("sample_trajectories", config.properties("sample_trajectories", "dit"))
+        schema.result_settings("sample_trajectories", schema.properties("sample_trajectories", "dit"))
     )
     assert made["base"]["name"] == base
     assert len(made["base"]["fingerprint"]) == 64

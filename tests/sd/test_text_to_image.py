@@ -13,16 +13,18 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 import agd
-from agd import hooks, sample, sample_trajectories, schedulers, trajectories
+from agd import sample, sample_trajectories
+from agd.adapters import attaching
+from agd.artifacts import prompts, trajectories
+from agd.artifacts.images import read_images
+from agd.diffusion import schedulers
+from agd.diffusion.guidance import guide
+from agd.diffusion.sampling import generators, noise
 from agd.dit.family import ANATOMY as DIT_ANATOMY
-from agd.errors import UserError
-from agd.guidance import guide
-from agd.images import read_images
-from agd.progress import progress
-from agd.sampling import generators, noise
-from agd.sd import prompts
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
 from agd.sd.anatomy import ANATOMY
-from agd.sd.family import TextToImage
+from agd.sd.family import StableDiffusion
 from benchmarks.sdxl_memory import SDXL
 
 PROMPTS = ["a cat in the rain", "a dog", "two birds on a wire"]
@@ -55,18 +57,23 @@ def folders(tmp_path_factory) -> dict[str, str]:
     return made
 
 
-def model(folder, images=False) -> TextToImage:
-    return TextToImage(folder, torch.float32, torch.device("cpu"), conditions=True, images=images)
+def model(folder, images=False) -> StableDiffusion:
+    return StableDiffusion(folder, torch.float32, torch.device("cpu"), conditions=True, images=images)
 
 
 def bar():
-    return progress(None, "test", total=1)
+    return progress_bar(None, "test", total=1)
+
+
+def unconditional(kind: str):
+    """The settings that `unconditional` reads."""
+    return SimpleNamespace(family_settings={"unconditional": kind})
 
 
 def settled(folder, stage, module, **changes):
     """A stage's settings for a model, as its `check` leaves them."""
     chosen = settings_of(stage, module, model="digits-sd", **changes)
-    return TextToImage.check(folder, SimpleNamespace(prompt=None, prompt_file=changes["prompt_file"]), chosen)[0]
+    return StableDiffusion.check(folder, SimpleNamespace(prompt=None, prompt_file=changes["prompt_file"]), chosen)[0]
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +96,11 @@ def test_every_attention_of_the_real_models_is_adapted_cheaply(kind, shapes, ana
     with torch.device("meta"):
         denoiser = kind(**shapes)
         parameters = sum(p.numel() for p in denoiser.parameters())
-        adapters = hooks.attach(denoiser, agd.AdapterConfig(**config), anatomy)
+        adapters = attaching.attach(denoiser, agd.AdapterConfig(**config), anatomy)
     assert parameters == base
     assert len(adapters.layers) == modules
-    print(f"{hooks.size(denoiser)}")
-    assert 0.001 < hooks.size(denoiser)["fraction_of_base"] <= most
+    print(f"{attaching.size(denoiser)}")
+    assert 0.001 < attaching.size(denoiser)["fraction_of_base"] <= most
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +138,7 @@ def test_a_trajectory_is_guided_sampling(folders, prompt_file, kind):
     scheduler.set_timesteps(4)
     x = noise(opened.latent_shape, draw) * scheduler.init_noise_sigma
     conditions = opened.conditions([PROMPTS[1], PROMPTS[2]])
-    without = opened.unconditional(conditions, "zeros" if kind == "sdxl" else "empty")
+    without = opened.unconditional(conditions, unconditional("zeros" if kind == "sdxl" else "empty"))
     for step, t in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(x, t)
         guided = guide(opened.call(scaled, t, conditions), opened.call(scaled, t, without), torch.tensor(w))
@@ -147,7 +154,7 @@ def test_a_trajectory_is_guided_sampling(folders, prompt_file, kind):
 def test_no_prompt_is_zeros_or_the_empty_prompt(folders):
     opened = model(folders["sdxl"])
     conditions = opened.conditions(PROMPTS)
-    zeros, empty = (opened.unconditional(conditions, kind) for kind in ("zeros", "empty"))
+    zeros, empty = (opened.unconditional(conditions, unconditional(kind)) for kind in ("zeros", "empty"))
     assert zeros["prompt_embeds"].abs().max() == 0
     assert zeros["text_embeds"].abs().max() == 0
     assert torch.equal(zeros["time_ids"], conditions["time_ids"])
@@ -186,13 +193,13 @@ def test_frugal_training_learns_the_same(folders, prompt_file, tmp_path):
 
 
 def test_training_loads_no_text_encoder_and_no_autoencoder(folders):
-    opened = TextToImage(folders["sdxl"], torch.float32, torch.device("cpu"))
+    opened = StableDiffusion(folders["sdxl"], torch.float32, torch.device("cpu"))
     parts = [opened.pipe.text_encoder, opened.pipe.text_encoder_2, opened.pipe.tokenizer, opened.pipe.vae]
     assert parts == [None] * 4
 
 
 def test_half_precision_is_decoded_in_full(folders):
-    opened = TextToImage(folders["sdxl"], torch.bfloat16, torch.device("cpu"), conditions=True, images=True)
+    opened = StableDiffusion(folders["sdxl"], torch.bfloat16, torch.device("cpu"), conditions=True, images=True)
     assert opened.denoiser.dtype == torch.bfloat16
     assert opened.pipe.vae.dtype == torch.float32
     conditions = opened.conditions(PROMPTS)
