@@ -1,21 +1,29 @@
-# Two commands: `make demo` and `make test`. Each sets up .venv first, once.
+# Two commands: `make demo` and `make test`. Each sets up .venv first, once. `make test-long` runs the tests that take minutes.
 PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint
+.PHONY: demo test test-long lint
 
+demo: export PYTHONPATH := plugins$(if $(PYTHONPATH),:$(PYTHONPATH))
 demo: .venv/installed
-	snakemake --cores $(CORES) results/digits-dit/fid.json
+	@echo "About 6 minutes on two idle cores. What is there already is not made again."
+	@snakemake --logger brief --cores $(CORES) results/digits-dit/fid.json > /dev/null
 	@echo
 	@cat results/digits-dit/fid.txt
 	@echo "Pictures: results/digits-dit/samples.png results/digits-dit/training.png"
 
-# Idle threads that spin would take the cores from the other processes that tests start.
-test: export OMP_WAIT_POLICY = PASSIVE
+# A process per core, of one thread; a file's tests stay together, for they share what they have made.
+test: export OMP_NUM_THREADS = 1
 test: .venv/installed
-	python -m pytest tests
+	python -m pytest tests -m "not long" --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
+
+test-long: .venv/installed
+	python -m pytest tests -m long
+
+# Idle threads that spin would take the cores from the other processes that tests start.
+test test-long: export OMP_WAIT_POLICY = PASSIVE
 
 lint: .venv/installed
 	ruff check .
