@@ -32,8 +32,9 @@ def checked(function):
     return call
 
 
-if set("{}") & set(str(workflow.basedir)):
-    stop(f"{workflow.basedir}: braces in the checkout's path, which Snakemake takes for names; move the checkout")
+for what, path in (("the checkout", workflow.basedir), ("Python", sys.executable)):
+    if set("{}") & set(str(path)):
+        stop(f"{path}: braces in the path of {what}, which Snakemake takes for names; move it")
 config.update(configuration.typed(config))
 checked(configuration.check)(config)
 

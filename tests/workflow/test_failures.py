@@ -97,5 +97,5 @@ def test_a_checkout_whose_path_has_braces_is_named(tmp_path):
     command[command.index("--snakefile") + 1] = str(tmp_path / "a {b}" / "Snakefile")
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode != 0
-    assert "braces in the checkout's path" in done.stderr
+    assert "braces in the path of the checkout" in done.stderr
     assert "Traceback" not in done.stderr
