@@ -7,14 +7,17 @@ This is the public API. A function imports torch only when it is first used, so 
     attach(pipe, AdapterConfig(...))   attach new adapters to a frozen denoiser
     detach(pipe)                       restore the base model
     save(adapters, folder)             write adapter.safetensors, config.json and a model card
+    export_lora(adapters, folder)      write an adapter of kind `lora` as an ordinary LoRA file
     push(adapters, repo_id)            publish the same files on the hub
 
-`pipe` is a pipeline or its denoiser. Loaded adapters have `enable()`, `disable()`, `strength` and `scale(w)`.
+`pipe` is a pipeline or its denoiser. Loaded adapters have `enable()`, `disable()`, `strength` and `scale(w)`;
+those of kind `lora` also have `fuse(w)` and `unfuse()`.
 """
 
 from agd.runtime.lazy import hand_on
 
 __version__ = "0.1.0"
 __all__, __getattr__ = hand_on(
-    __name__, **{"adapters.public": ["AdapterConfig", "attach", "detach", "load", "push", "save", "unload"]}
+    __name__,
+    **{"adapters.public": ["AdapterConfig", "attach", "detach", "export_lora", "load", "push", "save", "unload"]},
 )

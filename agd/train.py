@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,8 +32,9 @@ from agd.diffusion.distillation import (
     learning_rate,
     micro_batches,
     on_device,
-    unadapted_loss,
+    unadapted,
 )
+from agd.diffusion.fidelity import HeldOut
 from agd.runtime import devices, processes
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
@@ -43,6 +45,7 @@ from agd.settings.entry_points import entry_point
 
 STAGE = "train"
 CHECKPOINT, TABLE = "checkpoint.safetensors", "training.csv"
+FIDELITY = ("unexplained", "captured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,11 @@ class Settings:
     """config/schema.yaml describes each field."""
 
     kind: str
+    embedding: bool
+    gain: bool
     encoder: str
     hidden_size: int
+    rank: int
     use_timestep: bool
     use_condition: bool
     dropout: float
@@ -65,6 +71,8 @@ class Settings:
     gradient_checkpointing: bool
     gpu: int
     steps: int
+    loss_weighting: str
+    held_out_fraction: float
     dtype: str
     log_interval: int
     checkpoint_interval: int
@@ -80,6 +88,8 @@ def train(
     loader,
     settings: Settings,
     seed: int,
+    weights: Callable,
+    held_out: HeldOut,
     at: checkpoints.Progress,
     accelerator,
     to_stop: list,
@@ -99,9 +109,9 @@ def train(
             total = torch.zeros((), device=accelerator.device)
             for part, share in micro_batches(on_device(batch, accelerator.device), size):  # noqa: B023
                 adapters.current.guidance_scale = part["guidance_scale"]
-                loss = distill(part) * share
-                accelerator.backward(loss)
-                total += loss.detach()
+                losses_B = distill(part)
+                accelerator.backward((losses_B * weights(part)).mean() * share)
+                total += losses_B.detach().mean() * share
             return total
 
         for group in optimizer.param_groups:
@@ -114,7 +124,7 @@ def train(
         loss, asked = accelerator.reduce(said, "mean").tolist()
         at.recent.append(loss)
         if at.step % settings.log_interval == 0 or at.step == settings.steps:
-            add_row(at, rate(step, settings))
+            add_row(at, rate(step, settings), held_out.measure())
         yield asked > 0
 
 
@@ -124,14 +134,14 @@ def rate(step: int, settings: Settings) -> float:
     return learning_rate(step, settings.steps, settings.learning_rate, *fractions)
 
 
-def add_row(at: checkpoints.Progress, used: float) -> None:
-    """Add a row with the mean loss since the last row. Raises UserError if it is not finite."""
+def add_row(at: checkpoints.Progress, used: float, fidelity: dict) -> None:
+    """Add a row with the mean loss since the last row, and the fidelity. Raises UserError if the loss is not finite."""
     mean = sum(at.recent) / len(at.recent)
     if not math.isfinite(mean):
         raise UserError(
             f"loss: not finite at step {at.step}; lower --learning-rate, or use --dtype bfloat16 or float32"
         )
-    at.rows.append({"step": at.step, "learning_rate": used, "loss": mean})
+    at.rows.append({"step": at.step, "learning_rate": used, "loss": mean, **fidelity})
     at.recent.clear()
 
 
@@ -174,10 +184,10 @@ def provenance_of(settings: Settings, seed: int, model, pairs: trajectories.Pair
     )
 
 
-def batches_from(start: int, settings: Settings, seed: int, pairs: trajectories.Pairs, accelerator) -> DataLoader:
-    """Return this process's share of the batches of all steps from `start` on."""
+def batches_from(start: int, settings: Settings, seed: int, pairs, number: int, accelerator) -> DataLoader:
+    """Return this process's share of the batches of all steps from `start` on, drawn from the first `number` pairs."""
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
-    every = (batch_indices(k, seed, len(pairs), settings.batch_size) for k in range(start, settings.steps))
+    every = (batch_indices(k, seed, number, settings.batch_size) for k in range(start, settings.steps))
     chosen = [indices[rank].tolist() for indices in every]
     on_gpu = accelerator.device.type == "cuda"
     return DataLoader(pairs, batch_sampler=chosen, num_workers=settings.num_workers, pin_memory=on_gpu)
@@ -193,7 +203,11 @@ def run(files, settings: Settings, model_class) -> None:
     accelerator = processes.accelerator(device, settings.gpu, settings.batch_size)
     model = open_base(files, settings, model_class, pairs, accelerator.device)
     distillation = Distillation(model)
-    base_loss = unadapted_loss(distillation, pairs, settings.micro_batch_size, files.seed)
+    kept_back = min(math.ceil(settings.held_out_fraction * len(pairs.index)), len(pairs.index) - 1)
+    number = len(pairs) - kept_back * pairs.steps
+    base = unadapted(distillation, pairs, number, settings.micro_batch_size, files.seed)
+    held_out = HeldOut(model, pairs, kept_back, settings.micro_batch_size, files.seed)
+    weights = base.weights if settings.loss_weighting == "guidance" else lambda batch: 1.0
     sampled = pairs.provenance["settings"]
     adapters = new_adapters(model, settings, files.seed, sampled["guidance_max"])
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -206,14 +220,15 @@ def run(files, settings: Settings, model_class) -> None:
     at = checkpoints.resume(
         saved, adapters, optimizer, identity, say=lambda words: accelerator.print(f"{STAGE}: {words}", flush=True)
     )
-    loader = batches_from(at.step, settings, files.seed, pairs, accelerator)
+    loader = batches_from(at.step, settings, files.seed, pairs, number, accelerator)
     adapters.train()
     distill = accelerator.prepare(distillation)
     with stop_when_safe() as to_stop, progress_bar(None, STAGE, total=settings.steps, initial=at.step) as bar:
-        for stop in train(distill, adapters, optimizer, loader, settings, files.seed, at, accelerator, to_stop):
+        work = (distill, adapters, optimizer, loader, settings, files.seed, weights, held_out)
+        for stop in train(*work, at, accelerator, to_stop):
             bar.update()
             if at.rows:
-                bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base_loss:.4f}", refresh=False)
+                bar.set_postfix(loss=f"{at.rows[-1]['loss']:.4f}", base=f"{base.loss:.4f}", refresh=False)
             # Keep the last step's checkpoint: if the result is lost or in doubt, training restores it in seconds.
             due = at.step % settings.checkpoint_interval == 0 or at.step == settings.steps
             if accelerator.is_main_process and (stop or due):
@@ -223,10 +238,11 @@ def run(files, settings: Settings, model_class) -> None:
                 raise Terminated
 
     if accelerator.is_main_process:
-        write_table(folder / TABLE, at.rows, base_loss)
+        write_table(folder / TABLE, at.rows, base.loss)
         record = {
             "size": size(model.denoiser),
-            "training": {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base_loss},
+            "training": {"steps": at.step, "loss": at.rows[-1]["loss"], "base_loss": base.loss},
+            "fidelity": {"trajectories": kept_back, **{name: at.rows[-1][name] for name in FIDELITY}},
             "guidance_scale_range": [sampled["guidance_min"], sampled["guidance_max"]],
             "guided_channels": sampled["guided_channels"],
             "provenance": made,
@@ -237,9 +253,10 @@ def run(files, settings: Settings, model_class) -> None:
 
 
 def write_table(path: Path, rows: list[dict], base_loss: float) -> None:
-    """Write training.csv: step, learning_rate, loss (mean since the last row), base_loss (of the unadapted model)."""
+    """Write training.csv: step, learning_rate, loss (mean since the last row), fidelity (of the trajectories held out),
+    base_loss (of the unadapted model)."""
     with writing(path) as aside, open(aside, "w", newline="") as file:
-        table = csv.DictWriter(file, ["step", "learning_rate", "loss", "base_loss"], lineterminator="\n")
+        table = csv.DictWriter(file, ["step", "learning_rate", "loss", *FIDELITY, "base_loss"], lineterminator="\n")
         table.writeheader()
         table.writerows({**row, "base_loss": base_loss} for row in rows)
 

@@ -1,12 +1,18 @@
 """Describes where a denoiser takes adapters, and the widths there."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from agd.adapters.config import AdapterConfig
+from agd.adapters.config import LOW_RANK, AdapterConfig
+
+# The linear layers of attention and feed-forward in diffusers' transformer blocks. PEFT's LoRA keeps them as base_layer.
+_LINEAR = re.compile(
+    r"(.*\btransformer_blocks\.\d+\.(?:attn\d\.to_(?:q|k|v|out\.0)|ff\.net\.(?:0\.proj|2)))(\.base_layer)?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,22 +21,60 @@ class Anatomy:
 
     entry: name of a submodule that every pass calls first, before any block and outside gradient checkpointing.
     attentions: denoiser -> {name: attention module}, the attention modules that get an adapter.
+    embeddings: denoiser -> {name: module}, whose output (B, width of the timestep's embedding) tells blocks the timestep.
     widths: denoiser -> {"timestep": width, "class" or "prompt": width} of the embeddings that `embed` returns.
     embed: (denoiser, arguments of the pass by name, output of the entry) -> {name: (B, m, width)}.
     """
 
     entry: str
     attentions: Callable[[nn.Module], dict[str, nn.Module]]
+    embeddings: Callable[[nn.Module], dict[str, nn.Module]]
     widths: Callable[[nn.Module], dict[str, int]]
     embed: Callable[[nn.Module, dict, torch.Tensor], dict[str, torch.Tensor]]
 
 
+def linears(denoiser: nn.Module) -> dict[str, nn.Linear]:
+    """Return name -> linear layer of attention and feed-forward, in all transformer blocks of a diffusers model."""
+    found = {}
+    for name, module in denoiser.named_modules():
+        match = _LINEAR.fullmatch(name)
+        if match and isinstance(module, nn.Linear):
+            found[match[1]] = module
+    return found
+
+
+def adapted_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, nn.Module]:
+    """Return name -> module whose output this kind of adapter adds to: attentions, linear layers, or none."""
+    if config.kind == "embedding":
+        return {}
+    return linears(denoiser) if config.kind in LOW_RANK else anatomy.attentions(denoiser)
+
+
+def embedding_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, nn.Module]:
+    """Return name -> module to whose output this adapter adds its vector."""
+    return anatomy.embeddings(denoiser) if config.embeds else {}
+
+
 def used_widths(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, int]:
     """Return name -> width of the base model's embeddings that condition this adapter."""
-    use = {True: config.use_timestep, False: config.use_condition}
+    use = {True: config.use_timestep and config.conditioned, False: config.use_condition and config.conditioned}
     return {name: width for name, width in anatomy.widths(denoiser).items() if use[name == "timestep"]}
 
 
-def layer_widths(denoiser: nn.Module, anatomy: Anatomy) -> dict[str, int]:
-    """Return name -> width D of each adapted attention."""
-    return {name: attention.to_out[0].out_features for name, attention in anatomy.attentions(denoiser).items()}
+def base_shape(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, dict]:
+    """Return the widths that a base must have for this adapter, for its `config.json`.
+
+    layers: name -> width of an attention's output, or [input, output] of a linear layer. embeddings: name -> width.
+    features: name -> width of what conditions it.
+    """
+    modules = adapted_modules(denoiser, config, anatomy)
+    low_rank = config.kind in LOW_RANK
+    width = anatomy.widths(denoiser)["timestep"]
+    return {
+        "layers": {
+            name: [module.in_features, module.out_features] if low_rank else module.to_out[0].out_features
+            for name, module in modules.items()
+        },
+        "embeddings": dict.fromkeys(embedding_modules(denoiser, config, anatomy), width),
+        "features": used_widths(denoiser, config, anatomy),
+    }

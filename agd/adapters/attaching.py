@@ -39,8 +39,7 @@ def detach(denoiser: nn.Module) -> None:
     """Remove the adapters and restore the base model, bit for bit. Raises UserError if there are no adapters."""
     if not hasattr(denoiser, "agd"):
         raise UserError("this denoiser carries no adapters; there is nothing to detach")
-    for handle in denoiser.agd.handles:
-        handle.remove()
+    denoiser.agd.disconnect()
     training, frozen = denoiser.agd.before
     del denoiser.agd
     diffusers_integration.restore(denoiser)

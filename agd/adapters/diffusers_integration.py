@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from agd.runtime.errors import UserError
+
 _FLAG, _EMBEDDING_WIDTH = "time_cond_proj_dim", 8
 
 
@@ -77,6 +79,8 @@ def _save_base(kind: type) -> Callable:
 
     @functools.wraps(kind.save_pretrained)
     def save_pretrained(denoiser, *args, **kwargs):
+        if denoiser.agd.fused is not None:
+            raise UserError("save_pretrained: the adapter is merged into the weights (fuse); unfuse it first")
         adapters = denoiser._modules.pop("agd")
         try:
             return kind.save_pretrained(denoiser, *args, **kwargs)

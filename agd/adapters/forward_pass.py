@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 
+from agd.adapters.config import AdapterConfig
+from agd.adapters.layers import Conditions
 from agd.runtime.errors import UserError
 
 
@@ -19,7 +21,7 @@ class ForwardPass:
 
     This is a plain object, so that hooks in any thread, and a later recomputation, find it.
     Callers set guidance_scale and strength. Each pass sets the rest: its arguments, w as given and per sample, the
-    features and tokens it is conditioned on, and the factor of its adapters' outputs (0 where w <= 1).
+    features it is conditioned on and their embedding, and the factor of its adapters' outputs (0 where w <= 1).
     """
 
     guidance_scale: torch.Tensor | float | Callable | None = None
@@ -28,8 +30,8 @@ class ForwardPass:
     w: torch.Tensor | float | None = None
     w_B: torch.Tensor | None = None
     features: dict = dataclasses.field(default_factory=dict)
-    tokens_BMH: torch.Tensor | None = None
-    share_B11: torch.Tensor | None = None
+    conditions: Conditions | None = None
+    share_B: torch.Tensor | None = None
 
 
 def per_sample(w: torch.Tensor, batch: int) -> torch.Tensor:
@@ -39,3 +41,22 @@ def per_sample(w: torch.Tensor, batch: int) -> torch.Tensor:
     if batch % len(w):
         raise UserError(f"guidance scale: {len(w)} values for a batch of {batch}; give one, or one per sample")
     return w.repeat(batch // len(w))
+
+
+def of_batch(values: torch.Tensor, batch: int) -> torch.Tensor:
+    """(B, ...) -> (batch, ...). Some attention processors split a batch in which samples are stacked several times."""
+    if len(values) == batch:
+        return values
+    if len(values) % batch:
+        raise UserError(f"adapters: a layer was called with {batch} samples in a pass of {len(values)}")
+    return values[:batch]
+
+
+def gain(w_B: torch.Tensor, config: AdapterConfig) -> torch.Tensor:
+    """Return the factor (B,) of what adapters add: 0 where w <= 1; above, (w - 1) / (w_max - 1) at most 1, or 1.
+
+    Guidance is linear in w - 1: with this factor, an adapter learns a direction, and at w = 1 there is no jump.
+    """
+    if config.gain:
+        return ((w_B - 1) / (config.guidance_scale_max - 1)).clamp(0, 1)
+    return (w_B > 1).float()

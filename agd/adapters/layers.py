@@ -1,9 +1,10 @@
-"""The layers: encoders of the conditions, and the adapters of an attention module's output.
+"""The layers: encoders of the conditions, and what is added to attentions, linear layers and embeddings.
 
 Shapes: B samples, N tokens of the adapted layer with width D, M condition tokens with width H (`hidden_size`).
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -31,28 +32,38 @@ class ScalarEncoder(nn.Module):
         return self.norm(self.mlp(math.sqrt(2) * angles_BH.cos()))
 
 
+class Conditions(NamedTuple):
+    """What one pass is conditioned on: (B, M, H) tokens, for kinds that attend to them, and their sum (B, H)."""
+
+    tokens_BMH: torch.Tensor | None
+    sum_BH: torch.Tensor
+
+
 class ConditionEncoder(nn.Module):
-    """Embeds w, and the base model's embeddings of the timestep and of the class or prompt, as condition tokens.
+    """Embeds w, and the base model's embeddings of the timestep and of the class or prompt.
 
     widths: name -> width of each base embedding in use, such as {"timestep": 1152, "class": 1152}.
-    forward(w_B, features) -> (B, M, H), features: name -> (B, m, width). For kinds that are `pooled`, the tokens of each
-    feature are averaged and all features are summed: M = 1.
+    forward(w_B, features) -> Conditions, features: name -> (B, m, width). In the sum, the tokens of each feature are
+    averaged first.
     """
 
     def __init__(self, config: AdapterConfig, widths: dict[str, int]):
         super().__init__()
         self.scale_max = config.guidance_scale_max
-        self.pooled = LAYERS[config.kind].pooled
+        self.clamped = config.gain  # a gain stops growing at scale_max; so do the conditions
+        self.attended = getattr(LAYERS.get(config.kind), "attends", False)
         self.guidance = ScalarEncoder(config.hidden_size)
         self.projections = nn.ModuleDict({name: nn.Linear(width, config.hidden_size) for name, width in widths.items()})
 
-    def forward(self, w_B: torch.Tensor, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        groups = [self.guidance(w_B / self.scale_max)[:, None]]
+    def forward(self, w_B: torch.Tensor, features: dict[str, torch.Tensor]) -> Conditions:
+        w_B = w_B / self.scale_max
+        groups = [self.guidance(w_B.clamp(max=1.0) if self.clamped else w_B)[:, None]]
         groups += [project(features[name].float()) for name, project in self.projections.items()]
-        if self.pooled:
-            return torch.stack([group_BmH.mean(1) for group_BmH in groups]).sum(0)[:, None]
+        sum_BH = torch.stack([group_BmH.mean(1) for group_BmH in groups]).sum(0)
+        if not self.attended:
+            return Conditions(None, sum_BH)
         tokens_BMH = torch.cat(groups, dim=1)
-        return tokens_BMH + position_code(tokens_BMH.shape[1], tokens_BMH.shape[2], tokens_BMH.device)
+        return Conditions(tokens_BMH + position_code(*tokens_BMH.shape[1:], tokens_BMH.device), sum_BH)
 
 
 def position_code(length: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -65,7 +76,7 @@ def position_code(length: int, width: int, device: torch.device | str = "cpu") -
 class CrossAttentionAdapter(nn.Module):
     """Lets the layer's tokens attend to the condition tokens: single-head attention of width H, back to width D."""
 
-    pooled = False  # it takes all condition tokens, not their sum
+    attends = True  # it takes the condition tokens, not only their sum
 
     def __init__(self, width: int, config: AdapterConfig):
         super().__init__()
@@ -77,10 +88,10 @@ class CrossAttentionAdapter(nn.Module):
         self.out = _output_layer(hidden, width, config.zero_init)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BND: torch.Tensor, tokens_BMH: torch.Tensor) -> torch.Tensor:
-        """(B, N, D), (B, M, H) -> (B, N, D), to be added to the attention's output."""
+    def forward(self, x_BND: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D), to be added to the attention's output."""
         attended = nn.functional.scaled_dot_product_attention(
-            self.query(x_BND), self.key(tokens_BMH), self.value(tokens_BMH)
+            self.query(x_BND), self.key(conditions.tokens_BMH), self.value(conditions.tokens_BMH)
         )
         return self.dropout(self.out(attended))
 
@@ -88,7 +99,7 @@ class CrossAttentionAdapter(nn.Module):
 class OffsetAdapter(nn.Module):
     """Computes one vector per sample, the same for every token."""
 
-    pooled = True
+    attends = False
 
     def __init__(self, width: int, config: AdapterConfig):
         super().__init__()
@@ -97,17 +108,99 @@ class OffsetAdapter(nn.Module):
         self.out = _output_layer(hidden, width, config.zero_init)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BND: torch.Tensor, tokens_B1H: torch.Tensor) -> torch.Tensor:
-        """(B, N, D), (B, 1, H) -> (B, 1, D), to be added to the attention's output."""
-        return self.dropout(self.out(self.mlp(tokens_B1H)))
+    def forward(self, x_BND: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """(B, N, D) -> (B, 1, D), to be added to the attention's output."""
+        return self.dropout(self.out(self.mlp(conditions.sum_BH[:, None])))
 
 
-def _output_layer(hidden: int, width: int, zero_init: bool) -> nn.Linear:
-    layer = nn.Linear(hidden, width)
+class BottleneckAdapter(nn.Module):
+    """A bottleneck of width H that the conditions' sum C modulates: out(silu(down(x) (1 + a(C)) + b(C)) (1 + g(C)))."""
+
+    attends = False
+
+    def __init__(self, width: int, config: AdapterConfig):
+        super().__init__()
+        hidden = config.hidden_size
+        self.down = nn.Linear(width, hidden)
+        self.factor, self.shift, self.gate = (nn.Linear(hidden, hidden) for _ in range(3))
+        self.out = _output_layer(hidden, width, config.zero_init)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BND: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D), to be added to the attention's output."""
+        sum_B1H = conditions.sum_BH[:, None]
+        inner = self.inner(x_BND, conditions)
+        return self.dropout(self.out(nn.functional.silu(inner) * (1 + self.gate(sum_B1H))))
+
+    def inner(self, x_BND: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """(B, N, D) -> (B, N, H), before the activation."""
+        sum_B1H = conditions.sum_BH[:, None]
+        return self.down(x_BND) * (1 + self.factor(sum_B1H)) + self.shift(sum_B1H)
+
+
+class BottleneckAttentionAdapter(BottleneckAdapter):
+    """A bottleneck whose tokens also attend to the condition tokens, before the activation."""
+
+    attends = True
+
+    def __init__(self, width: int, config: AdapterConfig):
+        super().__init__(width, config)
+        hidden = config.hidden_size
+        self.query, self.key, self.value = (
+            nn.Linear(width, hidden),
+            nn.Linear(hidden, hidden),
+            nn.Linear(hidden, hidden),
+        )
+
+    def inner(self, x_BND: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        return super().inner(x_BND, conditions) + nn.functional.scaled_dot_product_attention(
+            self.query(x_BND), self.key(conditions.tokens_BMH), self.value(conditions.tokens_BMH)
+        )
+
+
+class LowRankAdapter(nn.Module):
+    """A low-rank update of a linear layer: out(m * down(x)), m = 1 + modulation(C), or m = 1 for the kind `lora`.
+
+    LoRA: Hu et al. (arXiv 2106.09685), with a scaling of 1.
+    """
+
+    def __init__(self, width: int, width_out: int, config: AdapterConfig):
+        super().__init__()
+        self.down = nn.Linear(width, config.rank, bias=False)
+        self.out = _output_layer(config.rank, width_out, config.zero_init, bias=False)
+        self.modulation = nn.Linear(config.hidden_size, config.rank) if config.kind == "low_rank" else None
+
+    def forward(self, x: torch.Tensor, sum_BH: torch.Tensor | None) -> torch.Tensor:
+        """(B, ..., D) -> (B, ..., E), to be added to the linear layer's output."""
+        inner = self.down(x)
+        if self.modulation is not None:
+            inner = inner * (1 + self.modulation(sum_BH)).view(len(sum_BH), *[1] * (x.ndim - 2), -1)
+        return self.out(inner)
+
+
+class EmbeddingAdapter(nn.Module):
+    """Computes the vector that is added to the base's embedding of the timestep, from the conditions' sum."""
+
+    def __init__(self, width: int, config: AdapterConfig):
+        super().__init__()
+        self.out = _output_layer(config.hidden_size, width, config.zero_init)
+
+    def forward(self, sum_BH: torch.Tensor) -> torch.Tensor:
+        """(B, H) -> (B, D)."""
+        return self.out(nn.functional.silu(sum_BH))
+
+
+def _output_layer(inner: int, width: int, zero_init: bool, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(inner, width, bias=bias)
     if zero_init:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
     return layer
 
 
-LAYERS = {"cross_attention": CrossAttentionAdapter, "offset": OffsetAdapter}
+LAYERS = {  # what follows an adapted attention
+    "cross_attention": CrossAttentionAdapter,
+    "offset": OffsetAdapter,
+    "bottleneck": BottleneckAdapter,
+    "bottleneck_attention": BottleneckAttentionAdapter,
+}

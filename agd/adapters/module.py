@@ -13,33 +13,14 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from agd.adapters.anatomy import Anatomy, layer_widths, used_widths
-from agd.adapters.config import AdapterConfig
+from agd.adapters import fusing
+from agd.adapters.adapted import AdaptedEmbedding, AdaptedLayer, AdaptedLinear
+from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules
+from agd.adapters.config import LOW_RANK, AdapterConfig
 from agd.adapters.diffusers_integration import embedded_guidance_scale, set_flag
-from agd.adapters.forward_pass import ForwardPass, constant, per_sample
-from agd.adapters.layers import LAYERS, ConditionEncoder
-
-
-class AdaptedLayer(nn.Module):
-    """The adapter of one attention module. It has its own condition encoder if encoder is `per_layer`."""
-
-    def __init__(self, width: int, config: AdapterConfig, widths: dict[str, int], current: ForwardPass):
-        super().__init__()
-        self.adapter = LAYERS[config.kind](width, config)
-        self.encoder = ConditionEncoder(config, widths) if config.encoder == "per_layer" else None
-        self.current = current
-
-    def after_attention(self, attention: nn.Module, args: tuple, kwargs: dict, output):
-        """Forward hook of the attention module: add the adapter's output where w is above 1."""
-        current = self.current
-        if current.w_B is None:
-            return output
-        x_BND = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        tokens = self.encoder(current.w_B, current.features) if self.encoder else current.tokens_BMH
-        added = self.adapter(x_BND.float(), tokens) * current.share_B11
-        if isinstance(output, tuple):
-            return (output[0] + added.to(output[0].dtype), *output[1:])
-        return output + added.to(output.dtype)
+from agd.adapters.forward_pass import ForwardPass, constant, gain, per_sample
+from agd.adapters.layers import ConditionEncoder
+from agd.runtime.errors import UserError
 
 
 class Adapters(nn.Module):
@@ -56,18 +37,22 @@ class Adapters(nn.Module):
         self.anatomy = anatomy
         # Read the class's forward, because offloading replaces the instance's. The first argument is self.
         self.names = list(inspect.signature(type(denoiser).forward).parameters)[1:]
-        self.feature_widths = used_widths(denoiser, config, anatomy)
-        self.layer_widths = layer_widths(denoiser, anatomy)
-        shared = config.encoder == "shared"
-        self.encoder = ConditionEncoder(config, self.feature_widths) if shared else None
-        self.layers = nn.ModuleDict(
-            {
-                name.replace(".", "_"): AdaptedLayer(width, config, self.feature_widths, self.current)
-                for name, width in self.layer_widths.items()
-            }
+        self.base_shape = base_shape(denoiser, config, anatomy)
+        features = self.base_shape["features"]
+        shared = config.encoder == "shared" and config.conditioned
+        self.encoder = ConditionEncoder(config, features) if shared else None
+
+        def adapted(width) -> nn.Module:
+            if config.kind in LOW_RANK:
+                return AdaptedLinear(width, config, self.current)
+            return AdaptedLayer(width, config, features, self.current)
+
+        self.layers = nn.ModuleDict({_plain(k): adapted(width) for k, width in self.base_shape["layers"].items()})
+        self.embeddings = nn.ModuleDict(
+            {_plain(k): AdaptedEmbedding(w, config, self.current) for k, w in self.base_shape["embeddings"].items()}
         )
-        self.handles = []
-        self.enabled = True
+        self.handles, self.layer_handles = [], []
+        self.enabled, self.fused = True, None
         self.record, self.source = {}, None
         self.said, self.seen = set(), None
 
@@ -92,6 +77,7 @@ class Adapters(nn.Module):
 
     @strength.setter
     def strength(self, value: float) -> None:
+        self._check_not_fused("strength")
         self.current.strength = constant(value)
 
     @contextlib.contextmanager
@@ -100,6 +86,7 @@ class Adapters(nn.Module):
 
         w: a number, one per sample (B,), or a function that takes the denoiser's timestep and returns either.
         """
+        fusing.check_fused(self, w)
         if not callable(w):
             w = w if isinstance(w, torch.Tensor) else constant(w)
             self.check_range(w)
@@ -111,6 +98,7 @@ class Adapters(nn.Module):
 
     def disable(self) -> None:
         """Switch the adapters off until `enable`: the pipeline guides the base model in two passes."""
+        self._check_not_fused("disable")
         self.enabled = False
         set_flag(self.host, on=False)
 
@@ -118,6 +106,10 @@ class Adapters(nn.Module):
         """Switch the adapters on again after `disable`."""
         self.enabled = True
         set_flag(self.host, on=True)
+
+    def _check_not_fused(self, what: str) -> None:
+        if self.fused is not None:
+            raise UserError(f"{what}: the adapter is merged for w = {self.fused[0]:g}; unfuse it first")
 
     def say_once(self, words: str) -> None:
         if words not in self.said:
@@ -136,12 +128,22 @@ class Adapters(nn.Module):
     def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Forward pre-hook of the denoiser: store the arguments and w. Uses no weights: they may still be offloaded."""
         current = self.current
+        if self._attentions and self.enabled and not torch.compiler.is_compiling():
+            self._check_projections()
         current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
         embedded = current.arguments.pop("timestep_cond", None)
         current.w_B, current.w = None, self._guidance_scale(embedded) if self.enabled else None
         # The base has no weights for the embedding of w that a flagged pipeline passes.
         args = tuple(None if arg is embedded else arg for arg in args)
         return args, {name: value for name, value in kwargs.items() if name != "timestep_cond"}
+
+    def _check_projections(self) -> None:
+        """Raise UserError if diffusers calls other layers than the adapted ones."""
+        if any(type(attention.processor).__name__.startswith("Fused") for attention in self._attentions):
+            raise UserError(
+                f"fused projections: an adapter of kind {self.config.kind} changes the layers that they replace; "
+                "call unfuse_qkv_projections() first"
+            )
 
     def _guidance_scale(self, embedded: torch.Tensor | None) -> torch.Tensor | float | None:
         """Return this pass's w: set by `scale`, or else passed by the pipeline."""
@@ -152,6 +154,9 @@ class Adapters(nn.Module):
             if eager and embedded is not self.seen:  # every step gets the same tensor: check it once
                 self.seen = embedded
                 self.check_range(w)
+                fusing.check_fused(self, w)
+        elif w is None and self.fused is not None:
+            w = self.fused[0]
         elif w is None and eager:
             self.say_once(
                 "the adapted denoiser was called without a guidance scale and answers as the base model; "
@@ -169,9 +174,9 @@ class Adapters(nn.Module):
         w_B = per_sample(torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0])
         with torch.no_grad():
             embedded = self.anatomy.embed(self.host, current.arguments, output)
-        current.features = {name: embedded[name] for name in self.feature_widths}
-        current.share_B11 = (w_B > 1).float()[:, None, None] * current.strength
-        current.tokens_BMH = self.encoder(w_B, current.features) if self.encoder else None
+        current.features = {name: embedded[name] for name in self.base_shape["features"]}
+        current.share_B = gain(w_B, self.config) * current.strength
+        current.conditions = self.encoder(w_B, current.features) if self.encoder else None
         current.w_B = w_B
 
     def checkpointed(self, block: Callable, *args):
@@ -204,6 +209,39 @@ class Adapters(nn.Module):
             denoiser.register_forward_pre_hook(self.before_pass, with_kwargs=True),
             denoiser.get_submodule(self.anatomy.entry).register_forward_hook(self.after_entry),
         ]
-        attentions = self.anatomy.attentions(denoiser)
-        for attention, layer in zip(attentions.values(), self.layers.values(), strict=True):
-            self.handles.append(attention.register_forward_hook(layer.after_attention, with_kwargs=True))
+        low_rank = self.config.kind in LOW_RANK
+        self._attentions = [m for m in denoiser.modules() if low_rank and hasattr(m, "processor")]
+        self.connect_layers()
+        modules = embedding_modules(denoiser, self.config, self.anatomy).values()
+        for module, own in zip(modules, self.embeddings.values(), strict=True):
+            self.handles.append(module.register_forward_hook(own.after, with_kwargs=True))
+
+    def connect_layers(self) -> None:
+        """Register the hooks of the adapted attentions or linear layers."""
+        modules = adapted_modules(self.host, self.config, self.anatomy).values()
+        self.layer_handles = [
+            module.register_forward_hook(own.after, with_kwargs=True)
+            for module, own in zip(modules, self.layers.values(), strict=True)
+        ]
+
+    def disconnect(self) -> None:
+        """Remove all hooks, and take merged updates out of the base's weights."""
+        if self.fused is not None:
+            self.unfuse()
+        for handle in (*self.handles, *self.layer_handles):
+            handle.remove()
+
+    def fuse(self, w: float) -> None:
+        """Merge an adapter of kind `lora` into the base's linear layers for one guidance scale, until `unfuse`.
+
+        A pass then costs what the base costs. Calls with another guidance scale raise UserError.
+        """
+        fusing.fuse(self, w)
+
+    def unfuse(self) -> None:
+        """Undo `fuse`: the base's weights are what they were, bit for bit."""
+        fusing.unfuse(self)
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")  # the name of a submodule can't hold a dot

@@ -71,11 +71,11 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
             f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
         )
     if reason and _number(w) > 1:
+        adapters.disable()
         adapters.say_once(
             f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
         )
         bound.arguments["guidance_scale"] = _number(w)
-        adapters.disable()
         try:
             return stock.__call__(*bound.args, **bound.kwargs)
         finally:

@@ -14,13 +14,14 @@ from torch import nn
 from agd.adapters import attaching, pipelines, saving
 from agd.adapters.anatomy import Anatomy
 from agd.adapters.config import AdapterConfig
+from agd.adapters.lora_export import export_lora
 from agd.adapters.model_card import model_card
 from agd.adapters.module import Adapters
 from agd.artifacts.files import writing
 from agd.runtime.errors import UserError, one_line
 from agd.settings import families
 
-__all__ = ["AdapterConfig", "attach", "detach", "load", "push", "save", "unload"]
+__all__ = ["AdapterConfig", "attach", "detach", "export_lora", "load", "push", "save", "unload"]
 
 
 def _opened(target) -> tuple[nn.Module, Anatomy]:

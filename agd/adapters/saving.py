@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from agd.adapters.anatomy import Anatomy, layer_widths, used_widths
+from agd.adapters.anatomy import Anatomy, base_shape
 from agd.adapters.attaching import attach, detach
 from agd.adapters.config import AdapterConfig
 from agd.adapters.module import Adapters
@@ -28,8 +28,7 @@ def save(adapters: Adapters, folder: str | Path, record: dict, beside: Iterable[
     The configuration holds checksums of the weights and of the folder's files that `beside` names.
     """
     folder = make_folder(folder)
-    shape = {"layers": adapters.layer_widths, "features": adapters.feature_widths}
-    description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": shape}
+    description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": adapters.base_shape}
     with writing(folder / WEIGHTS) as aside:
         # Only one entry: safetensors writes several in random order, and equal work should give equal bytes.
         metadata = {"agd": json.dumps(description, sort_keys=True)}
@@ -43,10 +42,9 @@ def read_description(folder: str | Path) -> dict:
     Raises UserError, naming the file, if it is something else or changed.
     """
     path = Path(folder) / CONFIG
-    if not {"adapter", "base_shape"} <= set(found := read_json(path)) or set(found["base_shape"]) != {
-        "layers",
-        "features",
-    }:
+    if not {"adapter", "base_shape"} <= set(found := read_json(path)) or not {"layers", "features"} <= set(
+        found["base_shape"]
+    ):
         raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
     return read_sealed(path)
 
@@ -75,10 +73,10 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
         config = AdapterConfig(**description["adapter"])
     except TypeError:
         raise UserError(f"{Path(folder) / CONFIG}: describes another version's adapter; train it again") from None
-    here = {"layers": layer_widths(denoiser, anatomy), "features": used_widths(denoiser, config, anatomy)}
-    if here != description["base_shape"]:
+    here, theirs = base_shape(denoiser, config, anatomy), {"embeddings": {}} | description["base_shape"]
+    if here != theirs:
         raise UserError(
-            f"{folder}: made for a base of another shape ({_shape_words(description['base_shape'])}) than "
+            f"{folder}: made for a base of another shape ({_shape_words(theirs)}) than "
             f"this one ({_shape_words(here)}); give the base it was trained on, or a fine-tune of it"
         )
     weights = read_weights(folder, description)
@@ -108,6 +106,9 @@ def read_weights(folder: str | Path, description: dict) -> dict:
 
 
 def _shape_words(shape: dict) -> str:
-    layers = shape["layers"].values()
-    features = ", ".join(f"{name} {width}" for name, width in shape["features"].items())
-    return f"{len(layers)} attentions of width {min(layers)} to {max(layers)}, {features or 'no embeddings'}"
+    layers = [width[-1] if isinstance(width, list) else width for width in shape["layers"].values()]
+    kind = "linear layers" if any(isinstance(width, list) for width in shape["layers"].values()) else "attentions"
+    parts = [f"{len(layers)} {kind} of width {min(layers)} to {max(layers)}"] if layers else []
+    parts += [f"{len(shape['embeddings'])} embeddings of the timestep"] if shape["embeddings"] else []
+    parts += [", ".join(f"{name} {width}" for name, width in shape["features"].items()) or "no embeddings"]
+    return ", ".join(parts)

@@ -1,5 +1,6 @@
 """The distillation objective: one pass of the adapted model against stored guided outputs (arXiv 2503.07274)."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from agd.artifacts.trajectories import Pairs
 from agd.runtime.devices import fitting
 from agd.runtime.seeds import seed_of
 
-_BASE_LOSS_PAIRS = 1024
+_BASE_LOSS_PAIRS, _NOISE_LEVELS = 1024, 20
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, final_fraction: float) -> float:
@@ -44,10 +45,14 @@ class Distillation(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Batch of pairs -> mean squared error (), in float32."""
-        conditions = {k.removeprefix("conditions/"): v for k, v in batch.items() if k.startswith("conditions/")}
-        output = self.model.call(batch["x"].float(), batch["timestep"], conditions)
-        return nn.functional.mse_loss(output, batch["target"].float())
+        """Batch of pairs -> mean squared error of each pair (B,), in float32."""
+        output = self.model.call(batch["x"].float(), batch["timestep"], conditions_of(batch))
+        return (output - batch["target"].float()).square().flatten(1).mean(1)
+
+
+def conditions_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the conditions in a batch of pairs, by name."""
+    return {name.removeprefix("conditions/"): v for name, v in batch.items() if name.startswith("conditions/")}
 
 
 def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -64,18 +69,54 @@ def micro_batches(batch: dict[str, torch.Tensor], size: int) -> Iterator[tuple[d
         yield part, len(part["x"]) / number
 
 
-@torch.no_grad()
-def unadapted_loss(distillation: Distillation, pairs: Pairs, micro_batch_size: int, seed: int) -> float:
-    """Return the mean squared error of the unadapted base model, over pairs drawn by the seed.
+@dataclasses.dataclass(frozen=True)
+class Unadapted:
+    """The base model against the guided outputs, over pairs drawn by the seed.
 
-    Training should get below it.
+    loss: mean squared error; training should get below it. timesteps, guidance (n,): at n levels of noise, ascending, the
+    mean squared guidance for each unit of (w - 1)^2.
     """
+
+    loss: float
+    timesteps: torch.Tensor
+    guidance: torch.Tensor
+
+    def weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the weight (B,) of each pair's loss: about the inverse of the guidance that there is to learn.
+
+        Guidance grows with (w - 1)^2, and differs by orders of magnitude with the timestep. Without weights, training
+        would look at the strongest only. The 0.1 keeps pairs with hardly any guidance from counting most.
+        """
+        w, t = batch["guidance_scale"].float(), batch["timestep"].float()
+        timesteps, guidance = self.timesteps.to(t.device), self.guidance.to(t.device)
+        right = torch.searchsorted(timesteps, t.contiguous()).clamp(1, max(1, len(timesteps) - 1))
+        left, right = right - 1, right.clamp(max=len(timesteps) - 1)
+        share = ((t - timesteps[left]) / (timesteps[right] - timesteps[left]).clamp(min=1e-6)).clamp(0, 1)
+        level = torch.lerp(guidance[left].log(), guidance[right].log(), share).exp()
+        return 1 / (((w - 1).square() + 0.1) * level)
+
+
+@torch.no_grad()
+def unadapted(distillation: Distillation, pairs: Pairs, number: int, micro_batch_size: int, seed: int) -> Unadapted:
+    """Measure the unadapted base model over pairs drawn by the seed from the first `number` pairs."""
     generator = torch.Generator().manual_seed(seed_of(seed, "base loss", 0))
-    chosen = torch.randint(len(pairs), (_BASE_LOSS_PAIRS,), generator=generator)
+    chosen = torch.randint(number, (_BASE_LOSS_PAIRS,), generator=generator)
     device = distillation.model.device
 
-    def mean(size: int) -> float:
-        parts = (on_device(default_collate([pairs[i] for i in part]), device) for part in chosen.split(size))
-        return sum(distillation(part).item() * len(part["x"]) for part in parts) / _BASE_LOSS_PAIRS
+    def measured(size: int) -> torch.Tensor:
+        rows = []
+        for part in chosen.split(size):
+            batch = on_device(default_collate([pairs[i] for i in part]), device)
+            rows.append(torch.stack([distillation(batch), batch["timestep"].float(), batch["guidance_scale"].float()]))
+        return torch.cat(rows, dim=1).double().cpu()
 
-    return fitting(micro_batch_size, "micro_batch_size", mean)[0]
+    loss_n, t_n, w_n = fitting(micro_batch_size, "micro_batch_size", measured)[0]
+    order = t_n.argsort()
+    levels = [part for part in order.tensor_split(_NOISE_LEVELS) if len(part)]
+    # A ratio of sums: pairs with w near 1, whose own ratio is mostly rounding, hardly count.
+    guidance = [loss_n[part].sum() / (w_n[part] - 1).square().sum().clamp(min=1e-12) for part in levels]
+    return Unadapted(
+        loss_n.mean().item(),
+        torch.stack([t_n[part].mean() for part in levels]).float(),
+        torch.stack(guidance).float().clamp(min=1e-12),
+    )

@@ -10,6 +10,11 @@ def _attentions(denoiser: nn.Module) -> dict[str, nn.Module]:
     return {str(i): block.attn1 for i, block in enumerate(denoiser.transformer_blocks)}
 
 
+def _embeddings(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """Each block embeds timestep and class by itself; the last layer reads the first block's embedding."""
+    return {str(i): block.norm1.emb for i, block in enumerate(denoiser.transformer_blocks)}
+
+
 def _widths(denoiser: nn.Module) -> dict[str, int]:
     width = denoiser.inner_dim
     return {"timestep": width, "class": width}
@@ -24,4 +29,4 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
     return {"timestep": t_BD[:, None], "class": class_BD[:, None]}
 
 
-ANATOMY = Anatomy(entry="pos_embed", attentions=_attentions, widths=_widths, embed=_embed)
+ANATOMY = Anatomy(entry="pos_embed", attentions=_attentions, embeddings=_embeddings, widths=_widths, embed=_embed)

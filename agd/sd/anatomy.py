@@ -11,6 +11,11 @@ def _attentions(denoiser: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in denoiser.named_modules() if getattr(module, "is_cross_attention", False)}
 
 
+def _embeddings(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """Every ResNet block reads the embedding of the timestep."""
+    return {"timestep": denoiser.time_embedding}
+
+
 def _widths(denoiser: nn.Module) -> dict[str, int]:
     width = denoiser.config.cross_attention_dim
     prompt = width if isinstance(width, int) else width[0]
@@ -25,4 +30,4 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
     return {"timestep": entry_output[:, None], "prompt": arguments["encoder_hidden_states"]}
 
 
-ANATOMY = Anatomy(entry="time_embedding", attentions=_attentions, widths=_widths, embed=_embed)
+ANATOMY = Anatomy(entry="time_embedding", attentions=_attentions, embeddings=_embeddings, widths=_widths, embed=_embed)

@@ -16,6 +16,7 @@ _UNCONDITIONAL = {
 SETTINGS = {
     "sample_trajectories": {"unconditional": _UNCONDITIONAL},
     "sample": {"unconditional": _UNCONDITIONAL | {"only_for": "cfg"}},
+    "measure_fidelity": {"unconditional": _UNCONDITIONAL},
 }
 
 ARGUMENTS = {

@@ -91,6 +91,13 @@ STAGES = {
         _PROMPT,
         _PROMPT_FILE,
     ), by_family=True, needs_model=True),
+    "measure_fidelity": Stage("agd.measure_fidelity", (
+        Argument("--dir", dict(required=True, metavar="R", help="folder of a trained adapter")),
+        Argument("--output", dict(metavar="JSON", help="file to write (default: R/fidelity.json)")),
+        Argument("--base-model", dict(help="folder or hub id (default: the one that the adapter was trained on)")),
+        _SEED,
+        _PROMPT_FILE,
+    ), by_family=True, needs_model=True),
     "calculate_metrics": Stage("agd.calculate_metrics", (
         Argument("--dir", dict(metavar="R", help="folder of an adapter whose samples are in R/samples")),
         Argument("--samples", dict(nargs="+", metavar="ZIP", help="sample files (default: all in R/samples)")),

@@ -10,8 +10,9 @@ VERSIONS = {
     "prepare_prompts": 1,
     "prepare_reference": 1,
     "sample_trajectories": 1,
-    "train": 1,
+    "train": 2,
     "sample": 1,
+    "measure_fidelity": 1,
     "calculate_metrics": 1,
-    "tabulate": 1,
+    "tabulate": 2,
 }

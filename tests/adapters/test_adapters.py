@@ -7,18 +7,23 @@ import torch
 from conftest import random_dit
 
 from agd.adapters import attaching, saving
-from agd.adapters.config import ENCODERS, KINDS, AdapterConfig
+from agd.adapters.config import ENCODERS, KINDS, LOW_RANK, PUBLISHED, AdapterConfig
 from agd.adapters.layers import LAYERS, ScalarEncoder, position_code
+from agd.artifacts.sealed_json import read_sealed, write_sealed
 from agd.dit.family import ANATOMY
 from agd.runtime.errors import UserError
 from agd.settings import schema
 
-TABLE = [(kind, encoder) for kind in LAYERS for encoder in ENCODERS]
+TABLE = {
+    **{f"{kind}-{encoder}": dict(kind=kind, encoder=encoder) for kind in PUBLISHED for encoder in ENCODERS},
+    **{kind: dict(kind=kind) for kind in KINDS if kind not in PUBLISHED},
+    **{f"{kind}-embedding-gain": dict(kind=kind, embedding=True, gain=True) for kind in KINDS},
+}
 
 
 def test_kinds_are_the_same_everywhere():
     spec = schema.properties("train")
-    assert list(LAYERS) == list(KINDS) == spec["kind"]["enum"]
+    assert [*LAYERS, *LOW_RANK, "embedding"] == list(KINDS) == spec["kind"]["enum"]
     assert list(ENCODERS) == spec["encoder"]["enum"]
 
 
@@ -32,10 +37,9 @@ def call(model, w=None):
         return model(x, **arguments)[0]
 
 
-@pytest.fixture(params=TABLE, ids="-".join)
+@pytest.fixture(params=TABLE.values(), ids=TABLE.keys())
 def config(request) -> AdapterConfig:
-    kind, encoder = request.param
-    return AdapterConfig(kind=kind, encoder=encoder, hidden_size=8, guidance_scale_max=3.0)
+    return AdapterConfig(**request.param, hidden_size=8, rank=2, guidance_scale_max=3.0)
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def moved(config):
     """A model whose adapters have left zero."""
     model = random_dit()
     adapters = attaching.attach(model, config, ANATOMY)
-    for layer in adapters.layers.values():
+    for layer in (*adapters.layers.values(), *adapters.embeddings.values()):
         torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
     return model
 
@@ -100,7 +104,11 @@ def test_every_condition_matters(moved):
         with moved.agd.scale(w):
             return moved(x, **arguments)[0]
 
-    assert not torch.allclose(answer(500, 3, 2.0), answer(500, 3, 2.5))
+    config = moved.agd.config
+    depends_on_w = config.conditioned or config.gain
+    assert torch.allclose(answer(500, 3, 2.0), answer(500, 3, 2.5)) != depends_on_w
+    if not config.conditioned:
+        return
     # The base itself depends on t and the class: look at the adapters' tokens instead.
     features = {}
     for t, label in ((500, 3), (400, 3), (500, 4)):
@@ -114,8 +122,10 @@ def test_every_condition_matters(moved):
 def test_unused_conditions_are_left_out(config, use_timestep, use_condition):
     model = random_dit()
     chosen = AdapterConfig(**{**vars(config), "use_timestep": use_timestep, "use_condition": use_condition})
-    adapters = attaching.attach(model, chosen, ANATOMY)
-    assert ("timestep" in adapters.feature_widths, "class" in adapters.feature_widths) == (use_timestep, use_condition)
+    used = attaching.attach(model, chosen, ANATOMY).base_shape["features"]
+    if not chosen.conditioned:
+        use_timestep = use_condition = False
+    assert ("timestep" in used, "class" in used) == (use_timestep, use_condition)
     assert call(model, w=2.0).shape == (3, 2, 4, 4)
 
 
@@ -129,7 +139,7 @@ def test_saved_and_loaded_is_the_same(moved, tmp_path):
 def test_loads_on_a_fine_tune_and_refuses_another_shape(moved, tmp_path):
     saving.save(moved.agd, tmp_path, {"provenance": {}})
     saving.load(random_dit(seed=9), tmp_path, ANATOMY)
-    with pytest.raises(UserError, match="2 attentions of width 16.*3 attentions of width 16"):
+    with pytest.raises(UserError, match=r"another shape \((2|12) .* than this one \((3|18) "):
         saving.load(random_dit(layers=3), tmp_path, ANATOMY)
     wider = random_dit(heads=4)
     before = call(wider)
@@ -148,6 +158,41 @@ def test_a_deep_copy_has_adapters_of_its_own(moved):
     assert torch.equal(call(moved, w=2.0), before)
     attaching.detach(twin)
     assert torch.equal(call(twin), call(random_dit()))
+
+
+def test_with_gain_guidance_grows_from_nothing_at_one_and_stops_at_the_trained_maximum():
+    model = random_dit()
+    config = AdapterConfig(kind="lora", gain=True, rank=2, zero_init=False, guidance_scale_max=3.0)
+    attaching.attach(model, config, ANATOMY)
+    base = call(random_dit())
+    added = {w: call(model, w=w) - base for w in (1.0, 1.001, 2.0, 3.0, 5.0)}
+    assert not added[1.0].any()
+    assert 0 < added[1.001].abs().max() < 0.01 * added[3.0].abs().max()
+    assert 0.2 * added[3.0].norm() < added[2.0].norm() < 0.8 * added[3.0].norm()
+    assert torch.equal(added[5.0], added[3.0])
+
+
+def test_each_kind_says_what_it_is_not_made_of():
+    with pytest.raises(UserError, match="encoder: per_layer is for the kinds cross_attention and offset"):
+        AdapterConfig(kind="bottleneck", encoder="per_layer")
+    with pytest.raises(UserError, match="rank: 0"):
+        AdapterConfig(kind="lora", rank=0)
+    with pytest.raises(UserError, match="gain: guidance_max is 1"):
+        AdapterConfig(gain=True, guidance_scale_max=1.0)
+
+
+def test_an_adapter_saved_before_the_new_fields_is_the_published_kind(tmp_path):
+    model = random_dit()
+    adapters = attaching.attach(model, AdapterConfig(hidden_size=8, zero_init=False), ANATOMY)
+    saving.save(adapters, tmp_path, {})
+    record = read_sealed(tmp_path / saving.CONFIG)
+    for name in ("embedding", "gain", "rank"):
+        del record["adapter"][name]
+    del record["base_shape"]["embeddings"]
+    write_sealed(tmp_path / saving.CONFIG, record)
+    fresh = random_dit()
+    saving.load(fresh, tmp_path, ANATOMY)
+    assert torch.equal(call(fresh, w=2.0), call(model, w=2.0))
 
 
 def test_dropout_acts_in_training_only():
@@ -187,8 +232,8 @@ def test_a_call_without_a_scale_warns_once_and_is_the_base():
 
 
 def test_unknown_kinds_are_named():
-    with pytest.raises(UserError, match="kind: 'lora' is unknown; choose one of cross_attention, offset"):
-        AdapterConfig(kind="lora")
+    with pytest.raises(UserError, match="kind: 'adapter' is unknown; choose one of cross_attention, offset"):
+        AdapterConfig(kind="adapter")
     with pytest.raises(UserError, match="encoder: 'none'"):
         AdapterConfig(encoder="none")
 

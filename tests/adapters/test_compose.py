@@ -20,6 +20,7 @@ from transformers import CLIPImageProcessor
 
 import agd
 from agd.artifacts.files import sha256
+from agd.runtime.errors import UserError
 
 STEPS, W = 2, 4.0
 CPU = torch.device("cpu")
@@ -62,21 +63,40 @@ class Batches:
         self.handle.remove()
 
 
-def save_adapters(folder, double: bool = False, **shape) -> str:
+KINDS = {
+    "cross_attention": agd.AdapterConfig(hidden_size=8, zero_init=False),
+    "bottleneck": agd.AdapterConfig(kind="bottleneck", embedding=True, gain=True, hidden_size=8, zero_init=False),
+    "low_rank": agd.AdapterConfig(kind="low_rank", embedding=True, gain=True, hidden_size=8, rank=2, zero_init=False),
+    "lora": agd.AdapterConfig(kind="lora", gain=True, rank=2, zero_init=False),
+}
+
+
+def save_adapters(folder, double: bool = False, kind: str = "cross_attention", **shape) -> str:
     """Adapters whose every weight is random and strong enough to be seen, on disk."""
     pipe = text_to_image(double, **shape)
     torch.manual_seed(7)
-    adapters = agd.attach(pipe, agd.AdapterConfig(hidden_size=8, zero_init=False))
-    for layer in adapters.layers.values():
+    adapters = agd.attach(pipe, KINDS[kind])
+    for layer in (*adapters.layers.values(), *adapters.embeddings.values()):
         torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
     agd.save(adapters, folder, {"guidance_scale_range": [1, 10]})
     return str(folder)
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> dict[bool, str]:
-    """double -> folder."""
-    return {double: save_adapters(tmp_path_factory.mktemp("adapters") / "one", double) for double in (False, True)}
+def folders(tmp_path_factory) -> Callable[[bool, str], str]:
+    """(double, kind) -> folder."""
+
+    @functools.cache
+    def saved(double: bool, kind: str) -> str:
+        return save_adapters(tmp_path_factory.mktemp("adapters") / "one", double, kind)
+
+    return saved
+
+
+@pytest.fixture(scope="session")
+def trained(folders) -> dict[bool, str]:
+    """double -> folder, of the published kind."""
+    return {double: folders(double, "cross_attention") for double in (False, True)}
 
 
 def by_hand(pipe, folder: str, w: float):
@@ -87,25 +107,39 @@ def by_hand(pipe, folder: str, w: float):
     unet = pipe.unet
     donor = text_to_image(double=unet.config.addition_embed_type is not None).unet
     adapters = agd.load(donor, folder)
-    state = {}
+    config = adapters.config
+    share = (w - 1) / (config.guidance_scale_max - 1) if config.gain else 1.0
+    state = {"conditions": None}
 
     def note(module, args, kwargs):
         state["prompt"] = kwargs["encoder_hidden_states"]
 
     def embed(module, args, output):
         features = {"timestep": output[:, None], "prompt": state["prompt"]}
-        state["tokens"] = adapters.encoder(torch.full((len(output),), w), features)
+        if adapters.encoder is not None:
+            state["conditions"] = adapters.encoder(torch.full((len(output),), w), features)
+        if config.embedding:
+            vector = adapters.embeddings["timestep"].adapter(state["conditions"].sum_BH)
+            return output + (share * vector).to(output.dtype)
+        return output
 
     def add(layer, module, args, kwargs, output):
-        return output + layer.adapter(args[0].float(), state["tokens"]).to(output.dtype)
+        given = state["conditions"]
+        if config.kind in ("low_rank", "lora"):
+            given = None if given is None else given.sum_BH
+        return output + (share * layer.adapter(args[0].float(), given)).to(output.dtype)
 
     handles = [
         unet.register_forward_pre_hook(note, with_kwargs=True),
         unet.time_embedding.register_forward_hook(embed),
     ]
-    for name, module in unet.named_modules():
-        if name.endswith("attn2"):
-            layer = adapters.layers[name.replace(".", "_")]
+    for name, module in list(unet.named_modules()):
+        layer = (
+            adapters.layers[key]
+            if (key := name.removesuffix(".base_layer").replace(".", "_")) in adapters.layers
+            else None
+        )
+        if layer is not None and not hasattr(module, "base_layer"):
             handles.append(module.register_forward_hook(functools.partial(add, layer), with_kwargs=True))
     return lambda: [handle.remove() for handle in handles]
 
@@ -204,6 +238,7 @@ class Row:
     visible: bool = True
     double: bool = False
     tolerance: float = 1e-5
+    fuses: bool = False
 
 
 IMAGE = dict(image=PICTURE, strength=1.0)
@@ -235,7 +270,7 @@ TABLE = {
     "sequential offload": Row(sequential_offload, visible=False),
     "group offload, blocks": Row(group_offload("block_level"), visible=False),
     "group offload, leaves": Row(group_offload("leaf_level"), visible=False),
-    "fused projections": Row(in_place(lambda pipe: pipe.fuse_qkv_projections(vae=False)), visible=False),
+    "fused projections": Row(in_place(lambda pipe: pipe.fuse_qkv_projections(vae=False)), visible=False, fuses=True),
     "FreeU": Row(in_place(lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6))),
     "layerwise casting": Row(in_place(lambda pipe: pipe.unet.enable_layerwise_casting(**FLOAT8))),
     "bfloat16": Row(in_place(lambda pipe: pipe.to(torch.bfloat16)), tolerance=0.1),
@@ -251,27 +286,31 @@ def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-5) -> bo
     return one.dtype == other.dtype and torch.allclose(one, other, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("adapters_first", [True, False], ids=["adapters first", "adapters last"])
-def test_composes(row, adapters_first, trained, loras):
+def test_composes(row, adapters_first, kind, folders, loras):
+    folder = folders(row.double, kind)
+    if kind in ("low_rank", "lora") and row.fuses:
+        return refuses_fused_projections(row, folder)
     stock = row.change(text_to_image(row.double), loras)
     with Batches(stock.unet) as sizes:
         guided = images(stock, **row.call)
     assert sizes == [2] * STEPS
     plain = images(stock, guidance_scale=1.0, **row.call)
-    take_off = by_hand(stock, trained[row.double], W)
+    take_off = by_hand(stock, folder, W)
     expected = images(stock, guidance_scale=1.0, **row.call)
     take_off()
 
     pipe = text_to_image(row.double)
     if adapters_first:
-        agd.load(pipe, trained[row.double])
+        agd.load(pipe, folder)
         alone = images(pipe)
         pipe = row.change(pipe, loras)
-        agd.load(pipe, trained[row.double])  # from_pipe makes pipelines that nobody wrapped
+        agd.load(pipe, folder)  # from_pipe makes pipelines that nobody wrapped
     else:
         pipe = row.change(pipe, loras)
         images(pipe, **row.call)
-        agd.load(pipe, trained[row.double])
+        agd.load(pipe, folder)
     with Batches(pipe.unet) as sizes:
         adapted = images(pipe, **row.call)
     assert sizes == [1] * STEPS
@@ -282,6 +321,17 @@ def test_composes(row, adapters_first, trained, loras):
 
     agd.unload(pipe)
     assert torch.equal(images(pipe, **row.call), guided)
+    return None
+
+
+def refuses_fused_projections(row: Row, folder: str):
+    """A low-rank update of a layer that another one has replaced would be lost."""
+    pipe = row.change(text_to_image(row.double), None)
+    agd.load(pipe, folder)
+    with pytest.raises(UserError, match="fused projections"):
+        images(pipe)
+    pipe.unfuse_qkv_projections(vae=False)
+    assert not close(images(pipe), images(pipe, guidance_scale=1.0), 0.02)
 
 
 def lora_layers(pipe) -> list[str]:
@@ -311,14 +361,16 @@ def test_embeddings_of_a_picture_are_those_of_a_guided_call(trained, loras):
         assert close(images(pipe, ip_adapter_image_embeds=one, guidance_scale=1.0), expected)
 
 
-def test_pag_perturbs_the_adapted_pass(trained):
+@pytest.mark.parametrize("kind", KINDS)
+def test_pag_perturbs_the_adapted_pass(kind, folders):
+    folder = folders(False, kind)
     pipe = text_to_image()
-    agd.load(pipe, trained[False])
+    agd.load(pipe, folder)
     flagged = quiet(diffusers.StableDiffusionPAGPipeline.from_pipe(pipe, pag_applied_layers=["mid"]))
     with Batches(pipe.unet) as sizes:
         by_flag = images(flagged, pag_scale=2.0)
     assert sizes == [2] * STEPS  # the perturbed and the conditional pass, no unconditional one
-    agd.load(flagged, trained[False])
+    agd.load(flagged, folder)
     assert close(images(flagged, pag_scale=2.0), by_flag, 1e-3)
     assert not close(images(flagged, pag_scale=0.0), by_flag, 1e-2)
 
@@ -342,8 +394,9 @@ def compiled_by_blocks(pipe):
 
 @pytest.mark.parametrize("adapters_first", [True, False], ids=["adapters first", "adapters last"])
 @pytest.mark.parametrize("compile_it", [in_place_compiled, replaced_by_compiled, compiled_by_blocks])
-def test_compiles_as_one_graph_for_all_steps_and_scales(compile_it, adapters_first, tmp_path):
-    folder = save_adapters(tmp_path, **SMALL)
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_as_one_graph_for_all_steps_and_scales(kind, compile_it, adapters_first, tmp_path):
+    folder = save_adapters(tmp_path, kind=kind, **SMALL)
     eager = text_to_image(**SMALL)
     agd.load(eager, folder)
 
@@ -390,15 +443,17 @@ def gradients(unet, batches: list[int]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("switched_on", ["before", "after", "on a copy"])
 @pytest.mark.parametrize("batches", [[2], [2, 3]], ids=["one pass", "two passes before one backward"])
-def test_gradient_checkpointing_changes_no_gradient(switched_on, batches, trained):
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_no_gradient(kind, switched_on, batches, folders):
+    folder = folders(False, kind)
     plain = text_to_image().unet
-    agd.load(plain, trained[False])
+    agd.load(plain, folder)
     expected = gradients(plain, batches)
 
     unet = text_to_image().unet
     if switched_on == "before":
         unet.enable_gradient_checkpointing()
-    agd.load(unet, trained[False])
+    agd.load(unet, folder)
     if switched_on != "before":
         unet.enable_gradient_checkpointing()
     if switched_on == "on a copy":

@@ -1,0 +1,174 @@
+"""Stage `measure_fidelity`: how much of the guidance one pass of the adapted model gives, at each w and noise level.
+
+Sample with guidance in two passes, from noise that training never saw. At every step, ask the adapted model for the same
+input. agd/diffusion/fidelity.py defines `unexplained` and `captured`. Then sample from the same noise with the adapter
+and without guidance:
+
+    divergence = E ||x_adapted - x_guided||^2 / E ||x_none - x_guided||^2         0: the same result, 1: as without guidance
+
+of the final latents, and of the images.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from agd.adapters import saving
+from agd.artifacts.provenance import digest, provenance
+from agd.artifacts.sealed_json import write_sealed
+from agd.diffusion import schedulers
+from agd.diffusion.fidelity import compare, figures
+from agd.diffusion.guidance import guide
+from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise
+from agd.runtime import devices
+from agd.runtime.errors import UserError
+from agd.runtime.progress import progress_bar
+from agd.settings import configuration
+from agd.settings.entry_points import entry_point
+
+STAGE = "measure_fidelity"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """config/schema.yaml describes each field."""
+
+    guidance_scales: str
+    num_trajectories: int
+    class_labels: str | None
+    scheduler: str
+    num_inference_steps: int
+    guided_channels: int
+    dtype: str
+    batch_size: int
+    device: str
+    family_settings: dict
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over the trajectories of one w: steps (T, 3) of `compare`, final (2, 2) squared distances from the guided result.
+
+    final: rows latents and images; columns with the adapter, and without guidance.
+    """
+
+    steps: torch.Tensor
+    final: torch.Tensor
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.steps + other.steps, self.final + other.final)
+
+
+class Measurement:
+    """One adapted model, and what is asked of it."""
+
+    def __init__(self, model, adapters, settings: Settings, seed: int, subjects: list, bar):
+        self.model, self.adapters, self.settings = model, adapters, settings
+        self.seed, self.subjects, self.bar = seed, subjects, bar
+
+    def sums(self, indices: list[int]) -> list[Sums]:
+        """Sample the trajectories of these indices without guidance, and for each w with guidance and with the adapter."""
+        start = noise(self.model.latent_shape, generators(self.seed, "held out", indices)).to(self.model.device)
+        conditions = self.model.conditions(in_turn(self.subjects, indices))
+        unguided = self.final(lambda x_BCHW, t: self.output(1.0, x_BCHW, t, conditions), start)
+        return [self.sums_at(w, start, conditions, unguided) for w in scales(self.settings.guidance_scales)]
+
+    def sums_at(self, w: float, start: torch.Tensor, conditions: dict, unguided: tuple) -> Sums:
+        """Compare, at one w, the adapted model with guidance at each step, and the final results with each other."""
+        without = self.model.unconditional(conditions, self.settings)
+        both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
+        compared = []
+
+        def two_passes(x_BCHW, t):
+            cond, uncond = self.output(1.0, torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
+            guided = guide(cond, uncond, w, self.settings.guided_channels or None)
+            compared.append(compare(self.output(w, x_BCHW, t, conditions), cond, guided).sum(0).cpu())
+            return guided
+
+        guided = self.final(two_passes, start)
+        adapted = self.final(lambda x_BCHW, t: self.output(w, x_BCHW, t, conditions), start)
+        final = [
+            [squared_distance(a, g), squared_distance(n, g)] for a, n, g in zip(adapted, unguided, guided, strict=True)
+        ]
+        return Sums(torch.stack(compared), torch.tensor(final, dtype=torch.float64))
+
+    def output(self, w: float, x_BCHW: torch.Tensor, t: torch.Tensor, conditions: dict) -> torch.Tensor:
+        """Run the adapted model once. At w = 1 it is the base model, bit for bit."""
+        self.adapters.current.guidance_scale = w
+        return self.model.call(x_BCHW, t, conditions)
+
+    def final(self, predict, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Denoise with one way of predicting. Returns the final latents and images, float in [0, 1]."""
+        scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)
+        for *_, latents in denoise(predict, scheduler, start, self.settings.num_inference_steps):  # noqa: B007
+            self.bar.update(len(start))
+        return latents.cpu(), self.model.images(latents).cpu() / 255
+
+    def timesteps(self) -> list[float]:
+        scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)
+        scheduler.set_timesteps(self.settings.num_inference_steps)
+        return [float(t) for t in scheduler.timesteps]
+
+
+def squared_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).double().square().sum().item()
+
+
+def scales(text: str) -> list[float]:
+    """'1.5,3' -> [1.5, 3.0]."""
+    return [float(part) for part in text.split(",")]
+
+
+def record_of(sums: Sums, timesteps: list[float]) -> dict:
+    """Return the record of one w: figures over all steps and at each timestep, and how far the results diverge."""
+    ways = (sums.final[:, 0] / sums.final[:, 1]).tolist()
+    at_each = [figures(step_3) for step_3 in sums.steps]
+    return {
+        **figures(sums.steps.sum(0)),
+        "divergence": dict(zip(("latents", "images"), ways, strict=True)),
+        "timesteps": timesteps,
+        **{f"{name}_by_timestep": [step[name] for step in at_each] for name in at_each[0]},
+    }
+
+
+@torch.no_grad()
+def run(files, settings: Settings, model_class) -> None:
+    """Write one JSON file: for each w, the record of `record_of`."""
+    description = saving.read_description(files.dir)
+    base = files.base_model or description.get("provenance", {}).get("base", {}).get("name")
+    if base is None:
+        raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
+    device = devices.device(settings.device)
+    settings, subjects = model_class.check(base, files, settings)
+    model = model_class(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
+    adapters = saving.load(model.denoiser, files.dir, model.anatomy)
+    asked, number = scales(settings.guidance_scales), settings.num_trajectories
+    passes = (1 + 2 * len(asked)) * number * settings.num_inference_steps
+    with progress_bar(None, STAGE, total=passes) as bar:
+        measurement = Measurement(model, adapters, settings, files.seed, subjects, bar)
+        parts = list(in_batches(list(range(number)), settings.batch_size, measurement.sums, bar))
+    totals = [sum(others, first) for first, *others in zip(*parts, strict=True)]
+    found = {f"{w:g}": record_of(total, measurement.timesteps()) for w, total in zip(asked, totals, strict=True)}
+    made = provenance(
+        STAGE,
+        configuration.recorded(STAGE, settings),
+        devices.describe(device),
+        base=model.identity,
+        seed=files.seed,
+        subjects={"number": len(subjects), "sha256": digest(map(str, subjects))},
+        adapter=description.get("provenance", {}),
+    )
+    record = {
+        "num_trajectories": number,
+        "guidance_scale_range": description.get("guidance_scale_range"),
+        "by_guidance_scale": found,
+        "provenance": made,
+    }
+    write_sealed(files.output or Path(files.dir) / "fidelity.json", record)
+
+
+main = entry_point(STAGE)
+
+if __name__ == "__main__":
+    main()
