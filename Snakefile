@@ -18,8 +18,10 @@ include: "rules/prepare_reference.smk"
 include: "rules/sample_trajectories.smk"
 include: "rules/train.smk"
 include: "rules/sample.smk"
+include: "rules/measure_fidelity.smk"
 include: "rules/calculate_metrics.smk"
 include: "rules/tabulate.smk"
+include: "rules/draw_curve.smk"
 
 
 rule all:

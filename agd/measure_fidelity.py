@@ -63,8 +63,8 @@ class Sums:
 class Measurement:
     """One adapted model, and what is asked of it."""
 
-    def __init__(self, model, adapters, settings: Settings, seed: int, subjects: list, bar):
-        self.model, self.adapters, self.settings = model, adapters, settings
+    def __init__(self, model, adapters, settings: Settings, asked: list[float], seed: int, subjects: list, bar):
+        self.model, self.adapters, self.settings, self.asked = model, adapters, settings, asked
         self.seed, self.subjects, self.bar = seed, subjects, bar
 
     def sums(self, indices: list[int]) -> list[Sums]:
@@ -72,7 +72,7 @@ class Measurement:
         start = noise(self.model.latent_shape, generators(self.seed, "held out", indices)).to(self.model.device)
         conditions = self.model.conditions(in_turn(self.subjects, indices))
         unguided = self.final(lambda x_BCHW, t: self.output(1.0, x_BCHW, t, conditions), start)
-        return [self.sums_at(w, start, conditions, unguided) for w in scales(self.settings.guidance_scales)]
+        return [self.sums_at(w, start, conditions, unguided) for w in self.asked]
 
     def sums_at(self, w: float, start: torch.Tensor, conditions: dict, unguided: tuple) -> Sums:
         """Compare, at one w, the adapted model with guidance at each step, and the final results with each other."""
@@ -115,9 +115,16 @@ def squared_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a - b).double().square().sum().item()
 
 
-def scales(text: str) -> list[float]:
-    """'1.5,3' -> [1.5, 3.0]."""
-    return [float(part) for part in text.split(",")]
+def scales(text: str, trained: list[float] | None) -> list[float]:
+    """'1.5,3' -> [1.5, 3.0]. `auto`: parts of the trained range above 1, and one scale outside it.
+
+    Raises UserError for `auto` if the adapter doesn't say what it was trained on.
+    """
+    if text != "auto":
+        return [float(part) for part in text.split(",")]
+    if trained is None:
+        raise UserError("guidance_scales: auto, but the adapter doesn't say its range; give scales such as 1.5,2,3")
+    return [1 + (trained[1] - 1) * part for part in (0.125, 0.25, 0.5, 1, 1.5)]
 
 
 def record_of(sums: Sums, timesteps: list[float]) -> dict:
@@ -139,14 +146,16 @@ def run(files, settings: Settings, model_class) -> None:
     base = files.base_model or description.get("provenance", {}).get("base", {}).get("name")
     if base is None:
         raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
+    trained = description.get("guidance_scale_range")
+    asked = scales(settings.guidance_scales, trained)
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)
     model = model_class(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
     adapters = saving.load(model.denoiser, files.dir, model.anatomy)
-    asked, number = scales(settings.guidance_scales), settings.num_trajectories
+    number = settings.num_trajectories
     passes = (1 + 2 * len(asked)) * number * settings.num_inference_steps
     with progress_bar(None, STAGE, total=passes) as bar:
-        measurement = Measurement(model, adapters, settings, files.seed, subjects, bar)
+        measurement = Measurement(model, adapters, settings, asked, files.seed, subjects, bar)
         parts = list(in_batches(list(range(number)), settings.batch_size, measurement.sums, bar))
     totals = [sum(others, first) for first, *others in zip(*parts, strict=True)]
     found = {f"{w:g}": record_of(total, measurement.timesteps()) for w, total in zip(asked, totals, strict=True)}
@@ -161,7 +170,7 @@ def run(files, settings: Settings, model_class) -> None:
     )
     record = {
         "num_trajectories": number,
-        "guidance_scale_range": description.get("guidance_scale_range"),
+        "guidance_scale_range": trained,
         "by_guidance_scale": found,
         "provenance": made,
     }

@@ -4,23 +4,24 @@ Uses the other stages' measurements, and measures nothing itself.
 """
 
 import dataclasses
-import statistics
 from pathlib import Path
 
 import pandas
 
 from agd.adapters import saving
+from agd.artifacts.figures import figure
 from agd.artifacts.files import make_folder, writing
 from agd.artifacts.images import read_images, write_grid
+from agd.artifacts.metrics import MEASURED, SHARED, mean, method_of, read_comparable
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import check_files, checksums, read_json, read_sealed, write_sealed
 from agd.runtime.errors import UserError
 from agd.settings.entry_points import entry_point
+from agd.settings.results import HALF
 
 STAGE = "tabulate"
-_MEASURED = ("fid", "kid", "precision", "recall", "nfe", "seconds_per_image")
-_SHARED = ("num_samples", "features", "reference")
 _SOMETIMES = ("clip_score",)  # measured only if a CLIP model is set
+_FIDELITY = ("unexplained", "captured", "divergence of latents", "divergence of images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,47 +29,61 @@ class Settings:
     """This stage has no settings."""
 
 
-def method_of(made: dict, adapter: str) -> str:
-    """Return the method of samples with this provenance: `none`, `cfg`, or the compared adapter's name."""
-    return adapter if made["guidance"] == "adapter" else made["guidance"]
+def row_of(made: dict, adapter: str, steps: int) -> str:
+    """Return the row of samples with this provenance: their method, or `cfg-half`. adapter: its name and its steps."""
+    method = method_of(made, adapter)
+    return HALF if method == "cfg" and made["settings"]["num_inference_steps"] != steps else method
 
 
-def gather(model: str, measured: list[dict], name: str, adapter: dict) -> dict:
+def gather(model: str, measured: list[dict], name: str, adapter: dict, fidelity: list[dict]) -> dict:
     """Return the record of fid.json from the metrics of every method and seed. name, adapter: name and configuration.
 
-    Raises UserError if the metrics were calculated with different settings.
+    fidelity: what measure_fidelity wrote, for each seed.
     """
-    for key in _SHARED:
-        if any(metrics[key] != measured[0][key] for metrics in measured):
-            raise UserError(f"{key}: differs between the metrics to compare; calculate them again with equal settings")
+    samples = [metrics["provenance"]["samples"] for metrics in measured]
+    chosen = next(made["settings"] for made in samples if method_of(made, name) == name)
     methods: dict[str, dict[str, dict]] = {}
-    for metrics in measured:
-        made = metrics["provenance"]["samples"]
-        methods.setdefault(method_of(made, name), {})[str(made["seed"])] = metrics
+    for metrics, made in zip(measured, samples, strict=True):
+        row = row_of(made, name, chosen["num_inference_steps"])
+        methods.setdefault(row, {})[str(made["seed"])] = metrics
     rows = {method: _summary(per_seed) for method, per_seed in methods.items()}
-    chosen = next(iter(methods[name].values()))["provenance"]["samples"]["settings"]
     return {
         "model": model,
         "guidance_scale": chosen["guidance_scale"],
         "num_inference_steps": chosen["num_inference_steps"],
-        **{key: measured[0][key] for key in _SHARED},
+        **{key: measured[0][key] for key in SHARED},
         "seeds": [int(seed) for seed in methods[name]],
         "adapter": adapter["size"],
         "methods": rows,
-        "speedup_over_cfg": rows["cfg"]["seconds_per_image"] / rows[name]["seconds_per_image"],
+        "fidelity": summary_of_fidelity(fidelity),
         "provenance": provenance(STAGE, {}, "cpu", adapter=adapter["provenance"]),
     }
 
 
 def _summary(per_seed: dict[str, dict]) -> dict:
-    """Return the means over the seeds, and each seed's values."""
-    keys = [*_MEASURED, *(key for key in _SOMETIMES if all(key in metrics for metrics in per_seed.values()))]
+    """Return the means over the seeds, each seed's values, and the number of steps."""
+    keys = [*MEASURED, *(key for key in _SOMETIMES if all(key in metrics for metrics in per_seed.values()))]
     own = {seed: {key: metrics[key] for key in keys} for seed, metrics in per_seed.items()}
-    return {**{key: _mean([figures[key] for figures in own.values()]) for key in keys}, "per_seed": own}
+    steps = next(iter(per_seed.values()))["provenance"]["samples"]["settings"]["num_inference_steps"]
+    means = {key: mean([figures[key] for figures in own.values()]) for key in keys}
+    return {**means, "num_inference_steps": steps, "per_seed": own}
 
 
-def _mean(values: list) -> float | None:
-    return None if None in values else statistics.fmean(values) if len(set(values)) > 1 else values[0]
+def summary_of_fidelity(fidelity: list[dict]) -> dict[str, dict]:
+    """Return guidance scale -> means over the seeds of `unexplained`, `captured` and `divergence`, and each seed's."""
+    found = {}
+    for w in fidelity[0]["by_guidance_scale"] if fidelity else ():
+        records = [record["by_guidance_scale"][w] for record in fidelity]
+        own = {
+            str(record["provenance"]["seed"]): _figures(here) for record, here in zip(fidelity, records, strict=True)
+        }
+        found[w] = {name: mean([figures[name] for figures in own.values()]) for name in _FIDELITY} | {"per_seed": own}
+    return found
+
+
+def _figures(record: dict) -> dict:
+    far = {f"divergence of {what}": value for what, value in record["divergence"].items()}
+    return {"unexplained": record["unexplained"], "captured": record["captured"], **far}
 
 
 def table(record: dict, name: str) -> str:
@@ -77,7 +92,7 @@ def table(record: dict, name: str) -> str:
     head = f"{record['model']}: {record['num_samples']} images, w = {record['guidance_scale']}, {record['num_inference_steps']} steps, "
     head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}"
     scored = any("clip_score" in row for row in record["methods"].values())
-    lines = [head, f"{'method':8}{'distance':>10}{'KID':>10}{'precision':>11}{'recall':>8}{'NFE':>6}{'ms/image':>10}"]
+    lines = [head, f"{'method':10}{'distance':>10}{'KID':>10}{'precision':>11}{'recall':>8}{'NFE':>6}{'ms/image':>10}"]
     lines[1] += f"{'CLIP':>8}" if scored else ""
     for method, row in record["methods"].items():
         cells = [
@@ -86,7 +101,7 @@ def table(record: dict, name: str) -> str:
             _cell(row["precision"], 11, 3),
             _cell(row["recall"], 8, 3),
         ]
-        lines.append(f"{method:8}{''.join(cells)}{row['nfe']:>6g}{1000 * row['seconds_per_image']:>10.2f}")
+        lines.append(f"{method:10}{''.join(cells)}{row['nfe']:>6g}{1000 * row['seconds_per_image']:>10.2f}")
         lines[-1] += _cell(row.get("clip_score"), 8, 2) if scored else ""
     adapter, rows = record["adapter"], record["methods"]
     # No ratio of times: jobs ran at different times, on a machine that others may have used.
@@ -94,7 +109,19 @@ def table(record: dict, name: str) -> str:
         f"{name}: {rows[name]['nfe']:g} evaluations per image, cfg {rows['cfg']['nfe']:g}; {adapter['parameters']} parameters "
         f"({100 * adapter['fraction_of_base']:.1f} % of the base)"
     )
+    if record["fidelity"]:
+        lines += ["", *fidelity_lines(record["fidelity"], name)]
     return "\n".join(lines)
+
+
+def fidelity_lines(fidelity: dict[str, dict], name: str) -> list[str]:
+    """Return a row for each figure of fidelity, and a column for each guidance scale."""
+    head = f"one pass of {name} against cfg, on trajectories that training never saw (w in columns; 0 is cfg itself, 1 no guidance)"
+    lines = [head, f"{'w':26}{''.join(f'{w:>8}' for w in fidelity)}"]
+    for figure_name in _FIDELITY:
+        if figure_name != "captured":
+            lines.append(f"{figure_name:26}{''.join(_cell(at[figure_name], 8, 3) for at in fidelity.values())}")
+    return lines
 
 
 def _cell(value: float | None, width: int, digits: int) -> str:
@@ -103,72 +130,85 @@ def _cell(value: float | None, width: int, digits: int) -> str:
 
 def draw_samples(path: Path, samples: list[Path], columns: int, name: str) -> None:
     """Draw a row per method. Each column has one class or prompt and one starting noise. name: the adapter's name."""
-    rows, labels = [], []
+    rows, made = [], []
     for file in samples:
         images, manifest = read_images(file)
         rows.append(list(images.values())[:columns])
-        labels.append(method_of(manifest["provenance"], name))
-    write_grid(path, rows, labels)
+        made.append(manifest["provenance"])
+    steps = next(one["settings"]["num_inference_steps"] for one in made if method_of(one, name) == name)
+    write_grid(path, rows, [row_of(one, name, steps) for one in made])
 
 
 def draw_training(path: Path, tables: list[Path]) -> None:
-    """Plot loss against step, a line per seed, and the unadapted model's loss for comparison."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
-    top = 0.0
-    for file in tables:
-        description = saving.read_description(file.parent)
-        check_files(file.with_name(saving.CONFIG), description, file.name)
-        seed = description["provenance"]["seed"]
-        rows = pandas.read_csv(file)
-        (line,) = axes.plot(rows.step, rows.loss, label=f"adapter, seed {seed}")
-        axes.axhline(rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}")
-        top = max(top, rows.base_loss[0], rows.loss.max())
-    axes.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, 1.08 * top))
-    figure.legend(fontsize="small", loc="outside right upper")
-    with writing(path) as aside:
-        figure.savefig(aside, format="png", dpi=150)
-    pyplot.close(figure)
+    """Plot loss and fidelity against step, a line per seed, and the unadapted model's loss for comparison."""
+    with figure(path, columns=2, width=11) as (_, (loss, unexplained)):
+        top = 0.0
+        for file in tables:
+            description = saving.read_description(file.parent)
+            check_files(file.with_name(saving.CONFIG), description, file.name)
+            seed = description["provenance"]["seed"]
+            rows = pandas.read_csv(file)
+            (line,) = loss.plot(rows.step, rows.loss, label=f"adapter, seed {seed}")
+            loss.axhline(
+                rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}"
+            )
+            if "unexplained" in rows:
+                unexplained.plot(rows.step, rows.unexplained, color=line.get_color())
+            top = max(top, rows.base_loss[0], rows.loss.max())
+        loss.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, 1.08 * top))
+        loss.legend(fontsize="small")
+        unexplained.set(xlabel="training step", ylabel="unexplained, of trajectories held out", ylim=(0, 1))
 
 
-def read_metrics(path: str) -> dict:
-    """Read a file of `calculate_metrics`. Raises UserError, naming the file, if it is something else."""
-    if not {*_MEASURED, *_SHARED, "provenance"} <= set(read_json(path)):
-        raise UserError(f"{path}: not a file of metrics; give what calculate_metrics wrote")
+def draw_fidelity(path: Path, fidelity: list[dict]) -> None:
+    """Plot fidelity against w (mean and range of the seeds), and against the timestep (mean of the seeds, a line per w)."""
+    with figure(path, columns=3, width=14) as (_, (by_w, far, by_t)):
+        found = summary_of_fidelity(fidelity)
+        scales = [float(w) for w in found]
+        for axis, names in ((by_w, _FIDELITY[:2]), (far, _FIDELITY[2:])):
+            for name in names:
+                means = [at[name] for at in found.values()]
+                of_seeds = [[own[name] for own in at["per_seed"].values()] for at in found.values()]
+                axis.plot(scales, means, marker="o", label=name)
+                axis.fill_between(scales, *zip(*((min(v), max(v)) for v in of_seeds), strict=True), alpha=0.2)
+            trained = fidelity[0]["guidance_scale_range"] if fidelity else None
+            if trained and scales[-1] > trained[1]:
+                axis.axvspan(trained[1], scales[-1], color="grey", alpha=0.2)
+            axis.set(xlabel="guidance scale w", ylim=(0, 1.05))
+            axis.legend(fontsize="small")
+        for w in found:
+            records = [record["by_guidance_scale"][w] for record in fidelity]
+            at_each = zip(*(record["unexplained_by_timestep"] for record in records), strict=True)
+            by_t.plot(records[0]["timesteps"], [mean(list(values)) for values in at_each], label=f"w = {w}")
+        by_t.set(xlabel="timestep (noise on the right)", ylabel="unexplained", ylim=(0, 1.05))
+        by_t.legend(fontsize="small")
+
+
+def read_fidelity(path: str) -> dict:
+    """Read a file of fidelity. Raises UserError, naming the file, if it is something else."""
+    if "by_guidance_scale" not in read_json(path):
+        raise UserError(f"{path}: not a file of fidelity; give what measure_fidelity wrote")
     return read_sealed(path)
 
 
-def check_one_base(paths: list[str], measured: list[dict], adapter: dict) -> None:
-    """Raise UserError, naming the metrics file, if its samples are of another base model than the adapter's."""
-    for path, metrics in zip(paths, measured, strict=True):
-        if metrics["provenance"]["samples"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
-            raise UserError(
-                f"{path}: measures samples of another base model than the adapter's; delete it and calculate it again"
-            )
-
-
 def run(files, settings: Settings) -> None:
-    """Write fid.json, fid.txt (the same as a small table, also printed), samples.png and training.png."""
+    """Write fid.json, fid.txt (the same as a small table, also printed), and the pictures."""
     if files.columns < 1:
         raise UserError(f"--columns: {files.columns} must be 1 or more")
-    measured = [read_metrics(path) for path in files.metrics]
     adapter = saving.read_description(files.adapter)
-    check_one_base(files.metrics, measured, adapter)
+    measured = read_comparable(files.metrics, adapter)
+    fidelity = [read_fidelity(path) for path in files.fidelity]
     name = Path(files.adapter).resolve().name
-    record = gather(files.name, measured, name, adapter)
+    record = gather(files.name, measured, name, adapter, fidelity)
     folder = make_folder(files.output_dir)
     draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns, name)
     draw_training(folder / "training.png", [Path(path) for path in files.training])
+    draw_fidelity(folder / "fidelity.png", fidelity)
     text = table(record, name)
     with writing(folder / "fid.txt") as aside:
         aside.write_bytes(f"{text}\n".encode())
-    write_sealed(
-        folder / "fid.json", {**record, "files": checksums(folder, ["fid.txt", "samples.png", "training.png"])}
-    )
+    made = checksums(folder, ["fid.txt", "samples.png", "fidelity.png", "training.png"])
+    write_sealed(folder / "fid.json", {**record, "files": made})
     print(text)
 
 

@@ -7,12 +7,9 @@ in memory. The batch and dropout of step k depend only on the study's seed and k
 from its checkpoint, gives the same adapter as an uninterrupted one.
 """
 
-import csv
 import dataclasses
 import json
-import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,8 +20,9 @@ from agd.adapters.attaching import attach, size
 from agd.adapters.config import AdapterConfig
 from agd.adapters.diffusers_integration import enable_gradient_checkpointing
 from agd.artifacts import checkpoints, trajectories
-from agd.artifacts.files import make_folder, writing
+from agd.artifacts.files import make_folder
 from agd.artifacts.provenance import digest, provenance
+from agd.artifacts.training_table import FIDELITY, TABLE, add_row, write_table
 from agd.artifacts.zips import seal_of
 from agd.diffusion.distillation import (
     Distillation,
@@ -34,7 +32,7 @@ from agd.diffusion.distillation import (
     on_device,
     unadapted,
 )
-from agd.diffusion.fidelity import HeldOut
+from agd.diffusion.fidelity import HeldOut, held_out_trajectories
 from agd.runtime import devices, processes
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
@@ -44,8 +42,7 @@ from agd.settings import configuration
 from agd.settings.entry_points import entry_point
 
 STAGE = "train"
-CHECKPOINT, TABLE = "checkpoint.safetensors", "training.csv"
-FIDELITY = ("unexplained", "captured")
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +85,13 @@ def train(
     loader,
     settings: Settings,
     seed: int,
-    weights: Callable,
-    held_out: HeldOut,
+    fidelity: Callable[[], dict],
     at: checkpoints.Progress,
     accelerator,
     to_stop: list,
 ):
     """Run the training steps and update `at`. Yields after each step whether to stop, with equal answers in all
-    processes.
+    processes. fidelity: gives a row's figures of fidelity.
 
     Raises UserError at the first row of the table whose loss is not finite.
     """
@@ -109,9 +105,9 @@ def train(
             total = torch.zeros((), device=accelerator.device)
             for part, share in micro_batches(on_device(batch, accelerator.device), size):  # noqa: B023
                 adapters.current.guidance_scale = part["guidance_scale"]
-                losses_B = distill(part)
-                accelerator.backward((losses_B * weights(part)).mean() * share)
-                total += losses_B.detach().mean() * share
+                error_B, weighted_B = distill(part)
+                accelerator.backward(weighted_B.mean() * share)
+                total += error_B.detach().mean() * share
             return total
 
         for group in optimizer.param_groups:
@@ -124,7 +120,7 @@ def train(
         loss, asked = accelerator.reduce(said, "mean").tolist()
         at.recent.append(loss)
         if at.step % settings.log_interval == 0 or at.step == settings.steps:
-            add_row(at, rate(step, settings), held_out.measure())
+            add_row(at, rate(step, settings), fidelity())
         yield asked > 0
 
 
@@ -132,17 +128,6 @@ def rate(step: int, settings: Settings) -> float:
     """Return the learning rate of a step counted from 0."""
     fractions = (settings.warmup_fraction, settings.final_learning_rate_fraction)
     return learning_rate(step, settings.steps, settings.learning_rate, *fractions)
-
-
-def add_row(at: checkpoints.Progress, used: float, fidelity: dict) -> None:
-    """Add a row with the mean loss since the last row, and the fidelity. Raises UserError if the loss is not finite."""
-    mean = sum(at.recent) / len(at.recent)
-    if not math.isfinite(mean):
-        raise UserError(
-            f"loss: not finite at step {at.step}; lower --learning-rate, or use --dtype bfloat16 or float32"
-        )
-    at.rows.append({"step": at.step, "learning_rate": used, "loss": mean, **fidelity})
-    at.recent.clear()
 
 
 def open_base(files, settings: Settings, model_class, pairs: trajectories.Pairs, device: torch.device):
@@ -184,7 +169,9 @@ def provenance_of(settings: Settings, seed: int, model, pairs: trajectories.Pair
     )
 
 
-def batches_from(start: int, settings: Settings, seed: int, pairs, number: int, accelerator) -> DataLoader:
+def batches_from(
+    start: int, settings: Settings, seed: int, pairs: trajectories.Pairs, number: int, accelerator
+) -> DataLoader:
     """Return this process's share of the batches of all steps from `start` on, drawn from the first `number` pairs."""
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
     every = (batch_indices(k, seed, number, settings.batch_size) for k in range(start, settings.steps))
@@ -203,11 +190,12 @@ def run(files, settings: Settings, model_class) -> None:
     accelerator = processes.accelerator(device, settings.gpu, settings.batch_size)
     model = open_base(files, settings, model_class, pairs, accelerator.device)
     distillation = Distillation(model)
-    kept_back = min(math.ceil(settings.held_out_fraction * len(pairs.index)), len(pairs.index) - 1)
+    kept_back = held_out_trajectories(settings.held_out_fraction, len(pairs.index))
     number = len(pairs) - kept_back * pairs.steps
     base = unadapted(distillation, pairs, number, settings.micro_batch_size, files.seed)
     held_out = HeldOut(model, pairs, kept_back, settings.micro_batch_size, files.seed)
-    weights = base.weights if settings.loss_weighting == "guidance" else lambda batch: 1.0
+    if settings.loss_weighting == "guidance":
+        distillation.weights = base.weights
     sampled = pairs.provenance["settings"]
     adapters = new_adapters(model, settings, files.seed, sampled["guidance_max"])
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -224,7 +212,7 @@ def run(files, settings: Settings, model_class) -> None:
     adapters.train()
     distill = accelerator.prepare(distillation)
     with stop_when_safe() as to_stop, progress_bar(None, STAGE, total=settings.steps, initial=at.step) as bar:
-        work = (distill, adapters, optimizer, loader, settings, files.seed, weights, held_out)
+        work = (distill, adapters, optimizer, loader, settings, files.seed, held_out.measure)
         for stop in train(*work, at, accelerator, to_stop):
             bar.update()
             if at.rows:
@@ -250,15 +238,6 @@ def run(files, settings: Settings, model_class) -> None:
         saving.save(adapters.eval(), folder, record, beside=[TABLE])
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def write_table(path: Path, rows: list[dict], base_loss: float) -> None:
-    """Write training.csv: step, learning_rate, loss (mean since the last row), fidelity (of the trajectories held out),
-    base_loss (of the unadapted model)."""
-    with writing(path) as aside, open(aside, "w", newline="") as file:
-        table = csv.DictWriter(file, ["step", "learning_rate", "loss", *FIDELITY, "base_loss"], lineterminator="\n")
-        table.writeheader()
-        table.writerows({**row, "base_loss": base_loss} for row in rows)
 
 
 main = entry_point(STAGE)

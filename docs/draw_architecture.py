@@ -20,7 +20,18 @@ BEGIN, END = "<!-- drawn by docs/draw_architecture.py -->", "<!-- end of the dra
 # From the top down.
 FLOORS = [
     ["verify", "explain", "digits", "calculate_metrics", "prepare_reference"],
-    ["sample_trajectories", "train", "sample", "tabulate", "dit", "sd", "measures", "prepare_prompts"],
+    [
+        "sample_trajectories",
+        "train",
+        "sample",
+        "measure_fidelity",
+        "tabulate",
+        "draw_curve",
+        "dit",
+        "sd",
+        "measures",
+        "prepare_prompts",
+    ],
     ["adapters", "diffusion", "download"],
     ["artifacts"],
     ["settings"],

@@ -1,26 +1,37 @@
-# Input functions of the main comparison, results/{model}/fid.json. No rules.
+# Input functions of a model's main comparison, fid.json, and of its curve. No rules.
 
 
-def compared(pattern, model, **more):
-    """Return the paths of the compared methods."""
-    steps = configuration.settings(config, model, "sample")["num_inference_steps"]
+def compared(pattern, model, runs, **more):
+    """Return the paths of the compared runs."""
     return [
         path
-        for method, scale in configuration.compared(config, model).items()
-        for path in expand(pattern, model=model, method=method, scale=scale, steps=steps, **more)
+        for run in runs(config, model)
+        for path in expand(pattern, model=model, method=run.method, scale=run.scale, steps=run.steps, **more)
     ]
 
 
-@checked
-def compared_metrics(wildcards):
-    pattern = "results/{model}/seed{seed}/metrics/{method}/w{scale}/n{steps}.json"
-    return compared(pattern, wildcards.model, seed=config["seeds"])
+def compared_metrics(runs):
+    """An input: the metrics of the compared runs, for all seeds."""
+
+    @checked
+    def files(wildcards):
+        pattern = "results/{model}/seed{seed}/metrics/{method}/w{scale}/n{steps}.json"
+        return compared(pattern, wildcards.model, runs, seed=config["seeds"])
+
+    return files
 
 
 @checked
 def compared_samples(wildcards):
     pattern = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/000000.zip"
-    return compared(pattern, wildcards.model, seed=config["seeds"][0])
+    return compared(pattern, wildcards.model, configuration.compared, seed=config["seeds"][0])
+
+
+@checked
+def compared_fidelity(wildcards):
+    adapter = configuration.compared_adapter(config, wildcards.model)
+    pattern = "results/{model}/seed{seed}/fidelity/{adapter}.json"
+    return expand(pattern, model=wildcards.model, seed=config["seeds"], adapter=adapter)
 
 
 def of_compared_adapter(file, model, seeds):

@@ -1,6 +1,7 @@
 rule tabulate:
     input:
-        metrics=compared_metrics,
+        metrics=compared_metrics(configuration.compared),
+        fidelity=compared_fidelity,
         samples=compared_samples,
         training=training_tables,
         adapter=compared_adapter,
@@ -8,6 +9,7 @@ rule tabulate:
         record="results/{model}/fid.json",
         table="results/{model}/fid.txt",
         samples=report("results/{model}/samples.png", caption="../report/samples.rst", category="{model}"),
+        fidelity=report("results/{model}/fidelity.png", caption="../report/fidelity.rst", category="{model}"),
         training=report("results/{model}/training.png", caption="../report/training.rst", category="{model}"),
     log:
         "results/logs/tabulate/{model}.log",
@@ -20,5 +22,5 @@ rule tabulate:
         columns=columns,
     shell:
         "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {input.samples}"
-        " --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
+        " --fidelity {input.fidelity} --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
         " --output-dir $(dirname {output.record}) 2>&1 | tee {log}"

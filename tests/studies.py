@@ -51,6 +51,8 @@ def study(base: str, classifier: Path, **changes) -> dict:
         | {"dtype": "float32", "device": "cpu"},
         "sample": {"num_samples": 12, "chunk_size": 8, "guidance_scale": 1.5, "class_labels": "0-9"}
         | {"num_inference_steps": 3, "dtype": "float32", "device": "cpu"},
+        "measure_fidelity": {"num_trajectories": 2, "num_inference_steps": 2, "class_labels": "0-9"}
+        | {"dtype": "float32", "device": "cpu"},
         "calculate_metrics": {"device": "cpu"},
     }
     change(model, changes)
@@ -77,7 +79,9 @@ def two_models(**changes) -> dict:
     tiny["train_base"] = {"architecture": "dit", "vae_steps": 2, "steps": 2, "batch_size": 8}
     tiny["prepare_reference"] |= {"max_features": 40}
     text = copy.deepcopy(tiny) | {"family": "sd", "base_model": "base"}
-    del text["train_base"], text["sample_trajectories"]["class_labels"], text["sample"]["class_labels"]
+    del text["train_base"]
+    for stage in ("sample_trajectories", "sample", "measure_fidelity"):
+        del text[stage]["class_labels"]
     text |= {"captions": "results/digits/annotations.zip", "reference": "images.zip"}
     text["prepare_prompts"] = {"num_prompts": 20}
     text["prepare_reference"]["features_weights"] = "weights.safetensors"

@@ -5,7 +5,7 @@ from torch import nn
 
 from agd.adapters.config import AdapterConfig
 from agd.adapters.forward_pass import ForwardPass, of_batch
-from agd.adapters.layers import LAYERS, ConditionEncoder, EmbeddingAdapter, LowRankAdapter
+from agd.adapters.layers import LAYERS, ConditionEncoder, EmbeddingAdapter, LowRankAdapter, NormAdapter
 
 
 class AdaptedLayer(nn.Module):
@@ -64,3 +64,20 @@ class AdaptedEmbedding(nn.Module):
             return output
         added_BD = self.adapter(current.conditions.sum_BH) * current.share_B[:, None]
         return output + added_BD.to(output.dtype)
+
+
+class AdaptedNorm(nn.Module):
+    """The scale and shift of one normalization."""
+
+    def __init__(self, channels: int, config: AdapterConfig, current: ForwardPass):
+        super().__init__()
+        self.adapter = NormAdapter(channels, config)
+        self.current = current
+
+    def after(self, norm: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> torch.Tensor:
+        """Forward hook of the normalization: scale and shift where w is above 1."""
+        current = self.current
+        if current.w_B is None:
+            return output
+        added = self.adapter(output.float(), current.conditions.sum_BH) * current.share_B[:, None, None, None]
+        return output + added.to(output.dtype)

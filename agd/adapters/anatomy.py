@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from agd.adapters.config import LOW_RANK, AdapterConfig
+from agd.runtime.errors import UserError
 
 # The linear layers of attention and feed-forward in diffusers' transformer blocks. PEFT's LoRA keeps them as base_layer.
 _LINEAR = re.compile(
@@ -21,16 +22,18 @@ class Anatomy:
 
     entry: name of a submodule that every pass calls first, before any block and outside gradient checkpointing.
     attentions: denoiser -> {name: attention module}, the attention modules that get an adapter.
-    embeddings: denoiser -> {name: module}, whose output (B, width of the timestep's embedding) tells blocks the timestep.
     widths: denoiser -> {"timestep": width, "class" or "prompt": width} of the embeddings that `embed` returns.
     embed: (denoiser, arguments of the pass by name, output of the entry) -> {name: (B, m, width)}.
+    embeddings: denoiser -> {name: module}, whose output (B, width of the timestep's embedding) tells blocks the timestep.
+    norms: denoiser -> {name: GroupNorm}, the last normalization if it doesn't read these embeddings.
     """
 
     entry: str
     attentions: Callable[[nn.Module], dict[str, nn.Module]]
-    embeddings: Callable[[nn.Module], dict[str, nn.Module]]
     widths: Callable[[nn.Module], dict[str, int]]
     embed: Callable[[nn.Module, dict, torch.Tensor], dict[str, torch.Tensor]]
+    embeddings: Callable[[nn.Module], dict[str, nn.Module]] = lambda denoiser: {}
+    norms: Callable[[nn.Module], dict[str, nn.GroupNorm]] = lambda denoiser: {}
 
 
 def linears(denoiser: nn.Module) -> dict[str, nn.Linear]:
@@ -51,8 +54,16 @@ def adapted_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy
 
 
 def embedding_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, nn.Module]:
-    """Return name -> module to whose output this adapter adds its vector."""
-    return anatomy.embeddings(denoiser) if config.embeds else {}
+    """Return name -> module to whose output this adapter adds its vector. Raises UserError if the family names none."""
+    found = anatomy.embeddings(denoiser) if config.embeds else {}
+    if config.embeds and not found:
+        raise UserError(f"embedding: not for a {type(denoiser).__name__}; choose another kind, without embedding")
+    return found
+
+
+def norm_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, nn.GroupNorm]:
+    """Return name -> normalization whose output this adapter scales and shifts."""
+    return anatomy.norms(denoiser) if config.embeds else {}
 
 
 def used_widths(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, int]:
@@ -65,6 +76,7 @@ def base_shape(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> 
     """Return the widths that a base must have for this adapter, for its `config.json`.
 
     layers: name -> width of an attention's output, or [input, output] of a linear layer. embeddings: name -> width.
+    norms: name -> channels.
     features: name -> width of what conditions it.
     """
     modules = adapted_modules(denoiser, config, anatomy)
@@ -76,5 +88,6 @@ def base_shape(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> 
             for name, module in modules.items()
         },
         "embeddings": dict.fromkeys(embedding_modules(denoiser, config, anatomy), width),
+        "norms": {k: norm.num_channels for k, norm in norm_modules(denoiser, config, anatomy).items()},
         "features": used_widths(denoiser, config, anatomy),
     }

@@ -63,3 +63,12 @@ def check_fused(adapters, w) -> None:
     merged = adapters.fused[0]
     if callable(w) or bool((torch.as_tensor(w, dtype=torch.float32) - merged).abs().max() > 1e-3):
         raise UserError(f"guidance scale: the adapter is merged for w = {merged:g} (fuse); unfuse it first")
+
+
+def check_projections(kind: str, attentions: list) -> None:
+    """Raise UserError if diffusers calls other layers than the adapted ones, so that a low-rank update would be lost."""
+    if any(type(attention.processor).__name__.startswith("Fused") for attention in attentions):
+        raise UserError(
+            f"fused projections: an adapter of kind {kind} changes the layers that they replace; "
+            "call unfuse_qkv_projections() first"
+        )

@@ -190,6 +190,22 @@ class EmbeddingAdapter(nn.Module):
         return self.out(nn.functional.silu(sum_BH))
 
 
+class NormAdapter(nn.Module):
+    """Scales and shifts the output of a normalization, channel by channel, from the conditions' sum.
+
+    Guided outputs are larger than the base's own. Behind a last normalization, no change of earlier layers gives that.
+    """
+
+    def __init__(self, channels: int, config: AdapterConfig):
+        super().__init__()
+        self.out = _output_layer(config.hidden_size, 2 * channels, config.zero_init)
+
+    def forward(self, x_BDHW: torch.Tensor, sum_BH: torch.Tensor) -> torch.Tensor:
+        """(B, D, h, w), (B, H) -> (B, D, h, w), to be added to the normalization's output."""
+        scale_BD11, shift_BD11 = self.out(nn.functional.silu(sum_BH))[:, :, None, None].chunk(2, dim=1)
+        return x_BDHW * scale_BD11 + shift_BD11
+
+
 def _output_layer(inner: int, width: int, zero_init: bool, bias: bool = True) -> nn.Linear:
     layer = nn.Linear(inner, width, bias=bias)
     if zero_init:

@@ -14,8 +14,8 @@ import torch.utils.checkpoint
 from torch import nn
 
 from agd.adapters import fusing
-from agd.adapters.adapted import AdaptedEmbedding, AdaptedLayer, AdaptedLinear
-from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules
+from agd.adapters.adapted import AdaptedEmbedding, AdaptedLayer, AdaptedLinear, AdaptedNorm
+from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules, norm_modules
 from agd.adapters.config import LOW_RANK, AdapterConfig
 from agd.adapters.diffusers_integration import embedded_guidance_scale, set_flag
 from agd.adapters.forward_pass import ForwardPass, constant, gain, per_sample
@@ -50,6 +50,9 @@ class Adapters(nn.Module):
         self.layers = nn.ModuleDict({_plain(k): adapted(width) for k, width in self.base_shape["layers"].items()})
         self.embeddings = nn.ModuleDict(
             {_plain(k): AdaptedEmbedding(w, config, self.current) for k, w in self.base_shape["embeddings"].items()}
+        )
+        self.norms = nn.ModuleDict(
+            {_plain(k): AdaptedNorm(channels, config, self.current) for k, channels in self.base_shape["norms"].items()}
         )
         self.handles, self.layer_handles = [], []
         self.enabled, self.fused = True, None
@@ -129,21 +132,13 @@ class Adapters(nn.Module):
         """Forward pre-hook of the denoiser: store the arguments and w. Uses no weights: they may still be offloaded."""
         current = self.current
         if self._attentions and self.enabled and not torch.compiler.is_compiling():
-            self._check_projections()
+            fusing.check_projections(self.config.kind, self._attentions)
         current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
         embedded = current.arguments.pop("timestep_cond", None)
         current.w_B, current.w = None, self._guidance_scale(embedded) if self.enabled else None
         # The base has no weights for the embedding of w that a flagged pipeline passes.
         args = tuple(None if arg is embedded else arg for arg in args)
         return args, {name: value for name, value in kwargs.items() if name != "timestep_cond"}
-
-    def _check_projections(self) -> None:
-        """Raise UserError if diffusers calls other layers than the adapted ones."""
-        if any(type(attention.processor).__name__.startswith("Fused") for attention in self._attentions):
-            raise UserError(
-                f"fused projections: an adapter of kind {self.config.kind} changes the layers that they replace; "
-                "call unfuse_qkv_projections() first"
-            )
 
     def _guidance_scale(self, embedded: torch.Tensor | None) -> torch.Tensor | float | None:
         """Return this pass's w: set by `scale`, or else passed by the pipeline."""
@@ -212,8 +207,9 @@ class Adapters(nn.Module):
         low_rank = self.config.kind in LOW_RANK
         self._attentions = [m for m in denoiser.modules() if low_rank and hasattr(m, "processor")]
         self.connect_layers()
-        modules = embedding_modules(denoiser, self.config, self.anatomy).values()
-        for module, own in zip(modules, self.embeddings.values(), strict=True):
+        modules = [*embedding_modules(denoiser, self.config, self.anatomy).values()]
+        modules += norm_modules(denoiser, self.config, self.anatomy).values()
+        for module, own in zip(modules, [*self.embeddings.values(), *self.norms.values()], strict=True):
             self.handles.append(module.register_forward_hook(own.after, with_kwargs=True))
 
     def connect_layers(self) -> None:

@@ -73,7 +73,7 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
         config = AdapterConfig(**description["adapter"])
     except TypeError:
         raise UserError(f"{Path(folder) / CONFIG}: describes another version's adapter; train it again") from None
-    here, theirs = base_shape(denoiser, config, anatomy), {"embeddings": {}} | description["base_shape"]
+    here, theirs = base_shape(denoiser, config, anatomy), {"embeddings": {}, "norms": {}} | description["base_shape"]
     if here != theirs:
         raise UserError(
             f"{folder}: made for a base of another shape ({_shape_words(theirs)}) than "

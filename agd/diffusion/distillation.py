@@ -43,11 +43,13 @@ class Distillation(nn.Module):
         super().__init__()
         self.denoiser = model.denoiser
         self.model = model
+        self.weights = lambda w_B, t_B: 1.0  # (guidance scales (B,), timesteps (B,)) -> weight of each pair's loss (B,)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Batch of pairs -> mean squared error of each pair (B,), in float32."""
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch of pairs -> mean squared error of each pair (B,), and the same weighted, in float32."""
         output = self.model.call(batch["x"].float(), batch["timestep"], conditions_of(batch))
-        return (output - batch["target"].float()).square().flatten(1).mean(1)
+        error_B = (output - batch["target"].float()).square().flatten(1).mean(1)
+        return error_B, error_B * self.weights(batch["guidance_scale"].float(), batch["timestep"].float())
 
 
 def conditions_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -81,19 +83,18 @@ class Unadapted:
     timesteps: torch.Tensor
     guidance: torch.Tensor
 
-    def weights(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def weights(self, w_B: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
         """Return the weight (B,) of each pair's loss: about the inverse of the guidance that there is to learn.
 
         Guidance grows with (w - 1)^2, and differs by orders of magnitude with the timestep. Without weights, training
         would look at the strongest only. The 0.1 keeps pairs with hardly any guidance from counting most.
         """
-        w, t = batch["guidance_scale"].float(), batch["timestep"].float()
-        timesteps, guidance = self.timesteps.to(t.device), self.guidance.to(t.device)
-        right = torch.searchsorted(timesteps, t.contiguous()).clamp(1, max(1, len(timesteps) - 1))
+        timesteps, guidance = self.timesteps.to(t_B.device), self.guidance.to(t_B.device)
+        right = torch.searchsorted(timesteps, t_B.contiguous()).clamp(1, max(1, len(timesteps) - 1))
         left, right = right - 1, right.clamp(max=len(timesteps) - 1)
-        share = ((t - timesteps[left]) / (timesteps[right] - timesteps[left]).clamp(min=1e-6)).clamp(0, 1)
+        share = ((t_B - timesteps[left]) / (timesteps[right] - timesteps[left]).clamp(min=1e-6)).clamp(0, 1)
         level = torch.lerp(guidance[left].log(), guidance[right].log(), share).exp()
-        return 1 / (((w - 1).square() + 0.1) * level)
+        return 1 / (((w_B - 1).square() + 0.1) * level)
 
 
 @torch.no_grad()
@@ -107,7 +108,9 @@ def unadapted(distillation: Distillation, pairs: Pairs, number: int, micro_batch
         rows = []
         for part in chosen.split(size):
             batch = on_device(default_collate([pairs[i] for i in part]), device)
-            rows.append(torch.stack([distillation(batch), batch["timestep"].float(), batch["guidance_scale"].float()]))
+            rows.append(
+                torch.stack([distillation(batch)[0], batch["timestep"].float(), batch["guidance_scale"].float()])
+            )
         return torch.cat(rows, dim=1).double().cpu()
 
     loss_n, t_n, w_n = fitting(micro_batch_size, "micro_batch_size", measured)[0]

@@ -6,6 +6,8 @@
 cond is the conditional prediction of the base model, guided the guided output of two passes, at the same input.
 """
 
+import math
+
 import torch
 from torch.utils.data import default_collate
 
@@ -27,6 +29,11 @@ def figures(sums_3: torch.Tensor) -> dict[str, float | None]:
     """Return `unexplained` and `captured` from the sums (3,) of `compare`; None where there is no guidance at all."""
     error, inner, asked = sums_3.tolist()
     return {"unexplained": error / asked if asked else None, "captured": inner / asked if asked else None}
+
+
+def held_out_trajectories(fraction: float, number: int) -> int:
+    """Return how many of `number` trajectories are held out: at least one if any, but not all."""
+    return min(math.ceil(fraction * number), number - 1)
 
 
 class HeldOut:
@@ -51,7 +58,8 @@ class HeldOut:
             parts = zip(*(values.split(size) for values in here.values()), strict=True)
             return torch.cat([self._output(dict(zip(here, part, strict=True))) for part in parts])
 
-        return fitting(self.batch_size, "micro_batch_size", outputs)[0].cpu()
+        found, self.batch_size = fitting(self.batch_size, "micro_batch_size", outputs)
+        return found.cpu()
 
     def _output(self, part: dict[str, torch.Tensor]) -> torch.Tensor:
         if adapters := getattr(self.model.denoiser, "agd", None):

@@ -16,6 +16,11 @@ def _embeddings(denoiser: nn.Module) -> dict[str, nn.Module]:
     return {"timestep": denoiser.time_embedding}
 
 
+def _norms(denoiser: nn.Module) -> dict[str, nn.GroupNorm]:
+    """The last normalization bounds the output, and nothing tells it the timestep."""
+    return {"out": denoiser.conv_norm_out}
+
+
 def _widths(denoiser: nn.Module) -> dict[str, int]:
     width = denoiser.config.cross_attention_dim
     prompt = width if isinstance(width, int) else width[0]
@@ -30,4 +35,6 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
     return {"timestep": entry_output[:, None], "prompt": arguments["encoder_hidden_states"]}
 
 
-ANATOMY = Anatomy(entry="time_embedding", attentions=_attentions, embeddings=_embeddings, widths=_widths, embed=_embed)
+ANATOMY = Anatomy(
+    entry="time_embedding", attentions=_attentions, embeddings=_embeddings, norms=_norms, widths=_widths, embed=_embed
+)

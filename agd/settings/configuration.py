@@ -10,7 +10,7 @@ import jsonschema
 import yaml
 
 from agd.runtime.errors import UserError
-from agd.settings.results import scale_name
+from agd.settings.results import half, scale_name
 from agd.settings.schema import ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
 
 
@@ -71,7 +71,15 @@ def check(config: dict) -> None:
                     f"models.{model}.{name}: not for models of the family {section['family']}; leave it out"
                 )
         optional = [stage for stage in ("train_base", "prepare_prompts") if stage in section]
-        for stage in ["prepare_reference", "sample_trajectories", "sample", "calculate_metrics", *optional]:
+        needed = [
+            "prepare_reference",
+            "sample_trajectories",
+            "sample",
+            "measure_fidelity",
+            "calculate_metrics",
+            "draw_curve",
+        ]
+        for stage in [*needed, *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
         for adapter in section["adapters"]:
             chosen = settings(config, model, "train", adapter)
@@ -97,10 +105,29 @@ def recorded(stage: str, chosen) -> dict:
     return result_settings(stage, values.pop("family_settings", {}) | values)
 
 
-def compared(config: dict, model: str) -> dict[str, str]:
-    """Return the methods in a model's fid.json, in order, each with its guidance scale as written in paths."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Samples to compare: method, guidance scale as written in paths, number of steps."""
+
+    method: str
+    scale: str
+    steps: int
+
+
+def compared(config: dict, model: str) -> list[Run]:
+    """Return what a model's fid.json compares, in order."""
+    chosen = settings(config, model, "sample")
+    scale, steps = scale_name(chosen["guidance_scale"]), chosen["num_inference_steps"]
+    adapted = Run(compared_adapter(config, model), scale, steps)
+    return [Run("none", "1", steps), Run("cfg", scale, steps), Run("cfg", scale, half(steps)), adapted]
+
+
+def curve(config: dict, model: str) -> list[Run]:
+    """Return what a model's curve.json compares: each method at each number of evaluations."""
     scale = scale_name(settings(config, model, "sample")["guidance_scale"])
-    return {"none": "1", "cfg": scale, compared_adapter(config, model): scale}
+    numbers = [int(number) for number in settings(config, model, "draw_curve")["evaluations"].split(",")]
+    methods = (("none", "1", 1), ("cfg", scale, 2), (compared_adapter(config, model), scale, 1))
+    return [Run(method, w, number // passes) for method, w, passes in methods for number in numbers]
 
 
 def compared_adapter(config: dict, model: str) -> str:
@@ -124,6 +151,11 @@ def check_settings(stage: str, values: dict, where: str = "", family: str | None
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
         raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
+    for number in str(values.get("evaluations", "")).split(",") if "evaluations" in values else []:
+        if int(number) < 2 or int(number) % 2:
+            raise UserError(
+                f"{_key(where, 'evaluations')}: {number} must be an even number; cfg needs two for each step"
+            )
     if "class_labels" in values:
         class_labels(values["class_labels"], _key(where, "class_labels"))
 

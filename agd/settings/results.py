@@ -1,6 +1,12 @@
 """Names and paths in results/ that rules and tools share."""
 
 GUIDED = "guided"  # {source} in the paths of trajectories that adapters learn from
+HALF = "cfg-half"  # in fid.json: cfg with half the steps, as many evaluations as an adapter with all of them
+
+
+def half(steps: int) -> int:
+    """Return half the number of steps, rounded up in favour of cfg."""
+    return (steps + 1) // 2
 
 
 def scale_name(w: float) -> str:

@@ -108,9 +108,16 @@ STAGES = {
         Argument("--name", dict(required=True, help="the model's name")),
         Argument("--metrics", dict(nargs="+", required=True, metavar="JSON", help="metrics of every method and seed to compare")),
         Argument("--samples", dict(nargs="+", required=True, metavar="ZIP", help="sample files to show, a row each")),
+        Argument("--fidelity", dict(nargs="+", default=[], metavar="JSON", help="what measure_fidelity wrote for each seed")),
         Argument("--training", dict(nargs="+", required=True, metavar="CSV", help="training.csv of each seed")),
         Argument("--adapter", dict(required=True, metavar="R", help="folder of the adapter that is compared")),
         Argument("--columns", dict(type=int, default=10, help="images per row (default: 10)")),
-        Argument("--output-dir", dict(required=True, help="folder for fid.json, fid.txt, samples.png and training.png")),
+        Argument("--output-dir", dict(required=True, help="folder for fid.json, fid.txt and the pictures")),
+    )),
+    "draw_curve": Stage("agd.draw_curve", (
+        Argument("--name", dict(required=True, help="the model's name")),
+        Argument("--metrics", dict(nargs="+", required=True, metavar="JSON", help="metrics of every method, seed and number of steps")),
+        Argument("--adapter", dict(required=True, metavar="R", help="folder of the adapter that is compared")),
+        Argument("--output-dir", dict(required=True, help="folder for curve.json and curve.png")),
     )),
 }  # fmt: skip

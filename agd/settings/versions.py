@@ -15,4 +15,5 @@ VERSIONS = {
     "measure_fidelity": 1,
     "calculate_metrics": 1,
     "tabulate": 2,
+    "draw_curve": 1,
 }

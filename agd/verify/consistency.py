@@ -105,10 +105,11 @@ def _check_metrics(path: Path, found: Found) -> None:
 def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
     """Yield, for each method and seed in a fid.json, the path of its metrics and the values in fid.json."""
     record = here[folder / "fid.json"]
-    for method, row in record["methods"].items():
+    for name, row in record["methods"].items():
+        method = "cfg" if name == results.HALF else name
         w = "1" if method == "none" else results.scale_name(record["guidance_scale"])
         for seed, figures in row["per_seed"].items():
-            yield folder / f"seed{seed}/metrics/{method}/w{w}/n{record['num_inference_steps']}.json", figures
+            yield folder / f"seed{seed}/metrics/{method}/w{w}/n{row['num_inference_steps']}.json", figures
 
 
 def _check_row(path: Path, figures: dict, found: Found) -> None:

@@ -99,7 +99,8 @@ def read_adapter(path: Path) -> dict:
     if "training.csv" in description["files"]:
         table = path.with_name("training.csv")
         rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-        finite(table, {name: np.array([float(row[name]) for row in rows]) for name in rows[0]})
+        said = {name: [float(row[name]) for row in rows if row[name] != ""] for name in rows[0]}
+        finite(table, {name: np.array(values) for name, values in said.items()})
         steps = description["provenance"]["settings"]["steps"]
         want(int(rows[-1]["step"]) == steps, table, f"ends at step {rows[-1]['step']} of its settings' {steps}")
     return description
@@ -148,8 +149,10 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (rf"samples/{_METHOD}/(?P<chunk>\d+)\.zip", read_samples, ["{chunk}.json"]),
     (rf"samples/{_METHOD}/\d+\.json", read_record, []),
     (rf"metrics/{_METHOD}\.json", read_record, ["../../../../reference.npz"]),
-    (r"fid\.json", read_record, []),
+    (r"fidelity/[^/]+\.json", read_record, []),
+    (r"(fid|curve)\.json", read_record, []),
     (r"fid\.txt", None, ["fid.json"]),
+    (r"curve\.png", None, ["curve.json"]),
     (r"downloads/[^/]+(?<!\.part)", read_download, []),
 ]
 

@@ -76,7 +76,7 @@ def save_adapters(folder, double: bool = False, kind: str = "cross_attention", *
     pipe = text_to_image(double, **shape)
     torch.manual_seed(7)
     adapters = agd.attach(pipe, KINDS[kind])
-    for layer in (*adapters.layers.values(), *adapters.embeddings.values()):
+    for layer in (*adapters.layers.values(), *adapters.embeddings.values(), *adapters.norms.values()):
         torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
     agd.save(adapters, folder, {"guidance_scale_range": [1, 10]})
     return str(folder)
@@ -129,9 +129,16 @@ def by_hand(pipe, folder: str, w: float):
             given = None if given is None else given.sum_BH
         return output + (share * layer.adapter(args[0].float(), given)).to(output.dtype)
 
+    def scale_and_shift(module, args, output):
+        if not config.embedding:
+            return output
+        added = adapters.norms["out"].adapter(output.float(), state["conditions"].sum_BH)
+        return output + (share * added).to(output.dtype)
+
     handles = [
         unet.register_forward_pre_hook(note, with_kwargs=True),
         unet.time_embedding.register_forward_hook(embed),
+        unet.conv_norm_out.register_forward_hook(scale_and_shift),
     ]
     for name, module in list(unet.named_modules()):
         layer = (

@@ -31,7 +31,7 @@ def adapted(pipe, **more):
     torch.manual_seed(7)
     chosen = dict(kind="lora", gain=True, rank=2, hidden_size=8, guidance_scale_max=MAXIMUM, zero_init=False) | more
     adapters = agd.attach(pipe, agd.AdapterConfig(**chosen))
-    for layer in (*adapters.layers.values(), *adapters.embeddings.values()):
+    for layer in (*adapters.layers.values(), *adapters.embeddings.values(), *adapters.norms.values()):
         torch.nn.init.normal_(layer.adapter.out.weight, std=0.3)
     return adapters
 

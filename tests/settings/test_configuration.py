@@ -64,12 +64,21 @@ def test_each_setting_decides_one_thing():
 
 def test_the_comparison_is_said_by_the_configuration():
     config = configuration.shipped()
-    assert configuration.compared(config, "digits-dit") == {"none": "1", "cfg": "2", "agd": "2"}
+    config["models"]["digits-dit"]["sample"] |= {"guidance_scale": 2.0, "num_inference_steps": 25}
+    runs = [(run.method, run.scale, run.steps) for run in configuration.compared(config, "digits-dit")]
+    assert runs == [("none", "1", 25), ("cfg", "2", 25), ("cfg", "2", 13), ("agd", "2", 25)]
+    config["models"]["digits-dit"]["draw_curve"] = {"evaluations": "4,16"}
+    points = [(run.method, run.scale, run.steps) for run in configuration.curve(config, "digits-dit")]
+    assert points == [
+        (m, w, steps)
+        for m, w, per in (("none", "1", 1), ("cfg", "2", 2), ("agd", "2", 1))
+        for steps in (4 // per, 16 // per)
+    ]
     config["models"]["digits-dit"]["compared_adapter"] = "mine"
     with pytest.raises(UserError, match=r"models\.digits-dit\.adapters: 'mine' is not there; add it, or give another"):
         configuration.compared(config, "digits-dit")
     config["models"]["digits-dit"]["adapters"]["mine"] = {}
-    assert list(configuration.compared(config, "digits-dit")) == ["none", "cfg", "mine"]
+    assert [run.method for run in configuration.compared(config, "digits-dit")] == ["none", "cfg", "cfg", "mine"]
 
 
 def test_text_from_the_command_line_becomes_what_the_schema_wants():

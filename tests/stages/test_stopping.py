@@ -109,7 +109,7 @@ def test_training_halves_a_micro_batch_that_does_not_fit(shards, tmp_path, monke
     capsys.readouterr()
     command("train", *training_words(shards, tmp_path / "halved", "--micro-batch-size", 8, "--dropout", 0.2))
     one_by_one = [("micro_batch_size: 8", "4"), ("micro_batch_size: 4", "2")]
-    assert halvings(capsys.readouterr().out) == one_by_one * 2  # of the unadapted loss, then of training
+    assert halvings(capsys.readouterr().out) == one_by_one * 3  # unadapted loss, fidelity, training
     assert files(tmp_path / "halved") == files(tmp_path / "by-hand")
 
 

@@ -91,7 +91,7 @@ def test_interrupted_and_resumed_equals_undisturbed(shards, tmp_path, monkeypatc
     seen, loop = [], train.train
 
     def stopping(*arguments):
-        at = arguments[6]
+        (at,) = (argument for argument in arguments if isinstance(argument, checkpoints.Progress))
         for asked in loop(*arguments):
             seen.append(at.step)
             yield asked

@@ -37,8 +37,16 @@ def sampled(model, methods=METHODS, chunks=("000000", "000008")):
     return jobs | metrics(model, methods)
 
 
+def measured(model, adapter="agd"):
+    return {f"measure_fidelity {model} seed0 {adapter}", f"tabulate {model}"}
+
+
+def adapted(model, adapter="agd"):
+    return sampled(model, [adapter]) | measured(model, adapter)
+
+
 def trained(model):
-    return {f"train {model} seed0 agd"} | sampled(model, ["agd"])
+    return {f"train {model} seed0 agd"} | adapted(model)
 
 
 def guided(model, chunks=("000000", "000006")):
@@ -47,6 +55,10 @@ def guided(model, chunks=("000000", "000006")):
 
 def based(model):
     return guided(model) | sampled(model)
+
+
+def sampled_by_prompts(model):
+    return sampled(model) | measured(model)
 
 
 def prompted(model):
@@ -74,7 +86,7 @@ def at_another_scale(model):
 
 
 def compared(model):
-    return {f"train {model} seed0 offset"} | sampled(model, ["offset"])
+    return {f"train {model} seed0 offset"} | adapted(model, "offset")
 
 
 def classified(model):
@@ -126,6 +138,11 @@ SETTINGS = {
     "sample_trajectories.batch_size": (2, nothing),
     "sample_trajectories.device": ("auto", nothing),
     "train.kind": ("offset", trained),
+    "train.embedding": (True, trained),
+    "train.gain": (True, trained),
+    "train.rank": (3, trained),
+    "train.loss_weighting": ("none", trained),
+    "train.held_out_fraction": (0.2, trained),
     "train.encoder": ("per_layer", trained),
     "train.hidden_size": (10, trained),
     "train.use_timestep": (False, trained),
@@ -158,6 +175,17 @@ SETTINGS = {
     "sample.batch_size": (3, nothing),
     "sample.columns": (3, nothing),
     "sample.device": ("auto", nothing),
+    "measure_fidelity.guidance_scales": ("2,3", measured),
+    "measure_fidelity.num_trajectories": (3, measured),
+    "measure_fidelity.class_labels": ("0-8", measured),
+    "measure_fidelity.unconditional": ("zeros", measured),
+    "measure_fidelity.scheduler": ("euler", measured),
+    "measure_fidelity.num_inference_steps": (3, measured),
+    "measure_fidelity.guided_channels": (1, measured),
+    "measure_fidelity.dtype": ("bfloat16", measured),
+    "measure_fidelity.batch_size": (1, nothing),
+    "measure_fidelity.device": ("auto", nothing),
+    "draw_curve.evaluations": ("4,8", nothing),  # fid.json doesn't need the curve
     "calculate_metrics.neighbours": (2, metrics),
     "calculate_metrics.clip_model": ("", metrics),
     "calculate_metrics.batch_size": (9, nothing),
@@ -212,6 +240,8 @@ STAGE_VERSIONS = {
     "sample_trajectories": guided("tiny") | guided("text"),
     "train": trained("tiny") | trained("text"),
     "sample": sampled("tiny") | sampled("text"),
+    "measure_fidelity": measured("tiny") | measured("text"),
+    "draw_curve": set(),
     "calculate_metrics": metrics("tiny") | metrics("text"),
     "tabulate": tabulated("tiny") | tabulated("text"),
 }
@@ -227,17 +257,18 @@ FILES = {
     r"results/digits/classifier.safetensors": lambda: referenced("tiny"),
     r"results/tiny/base/.*": lambda: based("tiny"),
     r"results/(\w+)/prompts/trajectories.txt": guided,
-    r"results/(\w+)/prompts/samples.txt": sampled,
+    r"results/(\w+)/prompts/samples.txt": sampled_by_prompts,
     r"results/(\w+)/reference.npz": metrics,
     r"results/(\w+)/seed0/trajectories/.*": trained,
-    r"results/(\w+)/seed0/adapters/agd/(?:adapter.safetensors|config.json)": lambda model: sampled(model, ["agd"]),
+    r"results/(\w+)/seed0/adapters/agd/(?:adapter.safetensors|config.json)": adapted,
+    r"results/(\w+)/seed0/fidelity/agd.json": tabulated,
     r"results/(\w+)/seed0/adapters/agd/training.csv": tabulated,
     r"results/(\w+)/seed0/samples/(\w+)/.*": lambda model, method: metrics(model, [method]),
     r"results/(\w+)/seed0/metrics/.*": tabulated,
     # What nothing reads: results in themselves.
     r"results/digits/classifier.json|results/\w+/prompts/provenance.json": lambda: set(),
     r"results/\w+/seed0/adapters/agd/checkpoint.safetensors": lambda: set(),
-    r"results/\w+/(?:fid.json|fid.txt|samples.png|training.png)": lambda: set(),
+    r"results/\w+/(?:fid.json|fid.txt|samples.png|fidelity.png|training.png)": lambda: set(),
 }
 
 
@@ -289,12 +320,14 @@ def changed(setting: str, model: str, value) -> dict | None:
     else:
         section[name] = value[model] if name == "family" else value
         if name == "family":  # what is one family's alone goes with it
-            for stage in ("sample_trajectories", "sample"):
+            stages = ("sample_trajectories", "sample", "measure_fidelity")
+            for stage in stages:
                 section[stage].pop("class_labels", None)
             section["calculate_metrics"].pop("clip_model", None)
             section.pop("captions", None)
             if value[model] == "dit":
-                section["sample_trajectories"]["class_labels"] = section["sample"]["class_labels"] = "0-9"
+                for stage in stages:
+                    section[stage]["class_labels"] = "0-9"
             else:
                 section["captions"] = "results/digits/annotations.zip"
     return configuration

@@ -1,0 +1,43 @@
+"""Reads the metrics that `calculate_metrics` wrote, for the stages that compare them."""
+
+import statistics
+
+from agd.artifacts.sealed_json import read_json, read_sealed
+from agd.runtime.errors import UserError
+
+MEASURED = ("fid", "kid", "precision", "recall", "nfe", "seconds_per_image")
+SHARED = ("num_samples", "features", "reference")
+
+
+def read_metrics(path: str) -> dict:
+    """Read a file of metrics. Raises UserError, naming the file, if it is something else."""
+    if not {*MEASURED, *SHARED, "provenance"} <= set(read_json(path)):
+        raise UserError(f"{path}: not a file of metrics; give what calculate_metrics wrote")
+    return read_sealed(path)
+
+
+def read_comparable(paths: list[str], adapter: dict) -> list[dict]:
+    """Read several files of metrics. adapter: configuration of the adapter that is compared.
+
+    Raises UserError if they were calculated with different settings, or from samples of another base model.
+    """
+    measured = [read_metrics(path) for path in paths]
+    for key in SHARED:
+        if any(metrics[key] != measured[0][key] for metrics in measured):
+            raise UserError(f"{key}: differs between the metrics to compare; calculate them again with equal settings")
+    for path, metrics in zip(paths, measured, strict=True):
+        if metrics["provenance"]["samples"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
+            raise UserError(
+                f"{path}: measures samples of another base model than the adapter's; delete it and calculate it again"
+            )
+    return measured
+
+
+def method_of(made: dict, adapter: str) -> str:
+    """Return the method of samples with this provenance: `none`, `cfg`, or the compared adapter's name."""
+    return adapter if made["guidance"] == "adapter" else made["guidance"]
+
+
+def mean(values: list) -> float | None:
+    """Return the mean, or None if a value is missing."""
+    return None if None in values else statistics.fmean(values) if len(set(values)) > 1 else values[0]
