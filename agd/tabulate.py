@@ -184,11 +184,17 @@ def draw_fidelity(path: Path, fidelity: list[dict]) -> None:
         by_t.legend(fontsize="small")
 
 
-def read_fidelity(path: str) -> dict:
-    """Read a file of fidelity. Raises UserError, naming the file, if it is something else."""
+def read_fidelity(path: str, adapter: dict) -> dict:
+    """Read a file of fidelity. adapter: configuration of the adapter that is compared.
+
+    Raises UserError, naming the file, if it is something else, or of another base model.
+    """
     if "by_guidance_scale" not in read_json(path):
         raise UserError(f"{path}: not a file of fidelity; give what measure_fidelity wrote")
-    return read_sealed(path)
+    record = read_sealed(path)
+    if record["provenance"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
+        raise UserError(f"{path}: measures an adapter of another base model; delete it and measure it again")
+    return record
 
 
 def run(files, settings: Settings) -> None:
@@ -197,7 +203,7 @@ def run(files, settings: Settings) -> None:
         raise UserError(f"--columns: {files.columns} must be 1 or more")
     adapter = saving.read_description(files.adapter)
     measured = read_comparable(files.metrics, adapter)
-    fidelity = [read_fidelity(path) for path in files.fidelity]
+    fidelity = [read_fidelity(path, adapter) for path in files.fidelity]
     name = Path(files.adapter).resolve().name
     record = gather(files.name, measured, name, adapter, fidelity)
     folder = make_folder(files.output_dir)

@@ -22,7 +22,8 @@ class Anatomy:
 
     entry: name of a submodule that every pass calls first, before any block and outside gradient checkpointing.
     attentions: denoiser -> {name: attention module}, the attention modules that get an adapter.
-    widths: denoiser -> {"timestep": width, "class" or "prompt": width} of the embeddings that `embed` returns.
+    widths: denoiser -> {"timestep": width, "class" or "prompt": width} of the embeddings that `embed` returns. Also
+        "summary" if the base adds one of the prompt to the timestep's embedding; adapters with an embedding read it.
     embed: (denoiser, arguments of the pass by name, output of the entry) -> {name: (B, m, width)}.
     embeddings: denoiser -> {name: module}, whose output (B, width of the timestep's embedding) tells blocks the timestep.
     norms: denoiser -> {name: GroupNorm}, the last normalization if it doesn't read these embeddings.
@@ -68,8 +69,9 @@ def norm_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -
 
 def used_widths(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, int]:
     """Return name -> width of the base model's embeddings that condition this adapter."""
-    use = {True: config.use_timestep and config.conditioned, False: config.use_condition and config.conditioned}
-    return {name: width for name, width in anatomy.widths(denoiser).items() if use[name == "timestep"]}
+    use = {"timestep": config.use_timestep, "summary": config.use_condition and config.embeds}
+    widths = anatomy.widths(denoiser) if config.conditioned else {}
+    return {name: width for name, width in widths.items() if use.get(name, config.use_condition)}
 
 
 def base_shape(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, dict]:

@@ -23,16 +23,27 @@ def _norms(denoiser: nn.Module) -> dict[str, nn.GroupNorm]:
 
 def _widths(denoiser: nn.Module) -> dict[str, int]:
     width = denoiser.config.cross_attention_dim
-    prompt = width if isinstance(width, int) else width[0]
-    return {"timestep": denoiser.time_embedding.linear_2.out_features, "prompt": prompt}
+    widths = {
+        "timestep": denoiser.time_embedding.linear_2.out_features,
+        "prompt": width if isinstance(width, int) else width[0],
+    }
+    if (
+        denoiser.config.addition_embed_type == "text_time"
+    ):  # SDXL adds a summary of the prompt to the timestep's embedding
+        sizes = 6 * denoiser.config.addition_time_embed_dim
+        widths["summary"] = denoiser.config.projection_class_embeddings_input_dim - sizes
+    return widths
 
 
 def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the base's embedding of the timestep (B, 1, width), and the prompt's tokens (B, n, width).
+    """Return the base's embedding of the timestep (B, 1, width), and the prompt's tokens (B, n, width) and summary.
 
     Take the tokens from the denoiser's arguments, not the attention's: IP-Adapter adds image tokens to the attention's.
     """
-    return {"timestep": entry_output[:, None], "prompt": arguments["encoder_hidden_states"]}
+    features = {"timestep": entry_output[:, None], "prompt": arguments["encoder_hidden_states"]}
+    if denoiser.config.addition_embed_type == "text_time":
+        features["summary"] = arguments["added_cond_kwargs"]["text_embeds"][:, None]
+    return features
 
 
 ANATOMY = Anatomy(

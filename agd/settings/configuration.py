@@ -96,7 +96,8 @@ def settings(config: dict, model: str | None, stage: str, adapter: str | None = 
     borrowed = settings(config, model, ALSO_READS[stage]) if stage in ALSO_READS else {}
     known = properties(stage, section.get("family"))
     general = {k: v for k, v in config["defaults"].get(stage, {}).items() if k in known}
-    return borrowed | general | section.get(stage, {}) | (section["adapters"][adapter] if adapter else {})
+    own = section["adapters"][adapter] if adapter and stage == "train" else {}
+    return borrowed | general | section.get(stage, {}) | own
 
 
 def recorded(stage: str, chosen) -> dict:

@@ -48,6 +48,10 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
             yield from (
                 lambda path=path, made=made: _check_row(path, made, found) for path, made in _rows(folder, here)
             )
+            yield from (
+                lambda path=path, w=w, made=made: _check_fidelity(path, w, made, found)
+                for path, w, made in _fidelity_rows(folder, here)
+            )
 
 
 def _check_shards(folder: Path, here: Found, found: Found) -> None:
@@ -116,3 +120,21 @@ def _check_row(path: Path, figures: dict, found: Found) -> None:
     want(path in found, path, "missing or bad, and fid.json tells of it")
     same = all(found[path].get(name) == value for name, value in figures.items())
     want(same, path, "holds other figures than fid.json tells of it")
+
+
+def _fidelity_rows(folder: Path, here: Found) -> Iterator[tuple[Path, str, dict]]:
+    """Yield the path, the guidance scale and the values of each figure of fidelity in a fid.json."""
+    record = here[folder / "fid.json"]
+    name = next(name for name in record["methods"] if name not in ("none", "cfg", results.HALF))
+    for w, at in record.get("fidelity", {}).items():
+        for seed, figures in at["per_seed"].items():
+            yield folder / f"seed{seed}/fidelity/{name}.json", w, figures
+
+
+def _check_fidelity(path: Path, w: str, figures: dict, found: Found) -> None:
+    want(path in found, path, "missing or bad, and fid.json tells of it")
+    same = all(found[path]["by_guidance_scale"][w][name] == figures[name] for name in ("unexplained", "captured"))
+    want(same, path, "holds other figures than fid.json tells of it")
+    adapter = found.get(path.parents[1] / "adapters" / path.stem / saving.CONFIG)
+    same = adapter is None or found[path]["provenance"]["adapter"] == adapter["provenance"]
+    want(same, path, f"measured with another adapter than the one in adapters/{path.stem}")

@@ -113,9 +113,12 @@ def by_hand(pipe, folder: str, w: float):
 
     def note(module, args, kwargs):
         state["prompt"] = kwargs["encoder_hidden_states"]
+        state["added"] = kwargs.get("added_cond_kwargs") or {}
 
     def embed(module, args, output):
         features = {"timestep": output[:, None], "prompt": state["prompt"]}
+        if "text_embeds" in state["added"]:
+            features["summary"] = state["added"]["text_embeds"][:, None]
         if adapters.encoder is not None:
             state["conditions"] = adapters.encoder(torch.full((len(output),), w), features)
         if config.embedding:

@@ -39,6 +39,7 @@ def make(model: Path, seed: int) -> None:
         # --count, as the rules give it: no picture of the first images
         command("sample", *words, "--count", 8, "--output-dir", study / "samples" / method / place)
         calculate(model, method, study / "metrics" / method / f"{place}.json")
+    fidelity(study)
     tabulate(model, model)
 
 
@@ -92,13 +93,20 @@ def calculate(model: Path = MODEL, method: str = "agd", output: Path = Path("scr
     command("calculate_metrics", "--samples", samples, "--ref", model / "reference.npz", "--output", output, *WEIGHTS)
 
 
+def fidelity(study: Path) -> None:
+    words = ("--dir", study / "adapters" / "agd", "--output", study / "fidelity" / "agd.json")
+    command("measure_fidelity", *words, "--num-trajectories", 2, "--num-inference-steps", 2)
+
+
 def tabulate(model: Path = MODEL, output: Path = Path("scratch")) -> None:
     study = model / "seed0"
     metrics = [study / "metrics" / method / f"{place}.json" for method, place in METHODS.items()]
     samples = [study / "samples" / method / place / "000000.zip" for method, place in METHODS.items()]
     adapter = study / "adapters" / "agd"
     words = ("--name", model.name, "--metrics", *metrics, "--samples", *samples, "--training", adapter / "training.csv")
+    words += ("--fidelity", study / "fidelity" / "agd.json")
     command("tabulate", *words, "--adapter", adapter, "--columns", 4, "--output-dir", output, family=None)
+    command("draw_curve", *words[:6], "--adapter", adapter, "--output-dir", output, family=None)
 
 
 def read_prompts() -> None:
@@ -144,7 +152,9 @@ KINDS = {
     "samples": (SAMPLES / "000000.zip", calculate, None),
     "cost": (SAMPLES / "000000.json", calculate, None),
     "metrics": (SEED / "metrics/agd/w2/n3.json", tabulate, None),
+    "fidelity": (SEED / "fidelity/agd.json", tabulate, None),
     "comparison": (MODEL / "fid.json", None, None),
+    "curve": (MODEL / "curve.json", None, None),
     "table": (MODEL / "fid.txt", None, None),
 }
 # What no stage can tell by itself, and so `verify` does (docs/artifacts.md, "What is checked").

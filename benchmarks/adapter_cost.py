@@ -1,0 +1,138 @@
+"""Counts what each kind of adapter costs on SDXL, Stable Diffusion 2.1 and DiT-XL/2: `python -m benchmarks.adapter_cost`.
+
+Builds the denoisers from their shapes on PyTorch's meta device: no weights, no memory, no time. For one pass of one
+sample: parameters and floating-point operations (those of matrix products and convolutions) as shares of the base's, and
+the number of operators that are called in addition (each about a GPU kernel, views not counted). Prints Markdown.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from agd.adapters.attaching import attach, detach, size
+from agd.adapters.config import AdapterConfig
+from agd.dit.anatomy import ANATOMY as DIT
+from agd.sd.anatomy import ANATOMY as UNET
+from benchmarks.sdxl_memory import SDXL, SMALL
+
+# Shapes of stabilityai/stable-diffusion-2-1/unet/config.json and of facebook/DiT-XL-2-256/transformer/config.json.
+SD21 = dict(sample_size=96, attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True)
+DIT_XL = dict(
+    num_layers=28, sample_size=32, patch_size=2, num_attention_heads=16, attention_head_dim=72, out_channels=8
+)
+
+KINDS = {
+    "published, cross_attention": dict(kind="cross_attention", encoder="per_layer", hidden_size=320),
+    "published, offset": dict(kind="offset", encoder="per_layer", hidden_size=256),
+    "cross_attention": dict(kind="cross_attention", hidden_size=320),
+    "cross_attention and embedding": dict(kind="cross_attention", embedding=True, gain=True, hidden_size=256),
+    "bottleneck and embedding": dict(kind="bottleneck", embedding=True, gain=True, hidden_size=256),
+    "embedding": dict(kind="embedding", gain=True, hidden_size=256),
+    "low_rank 16 and embedding": dict(kind="low_rank", embedding=True, gain=True, hidden_size=256, rank=16),
+    "lora 16 and embedding": dict(kind="lora", embedding=True, gain=True, hidden_size=256, rank=16),
+    "lora 64 and embedding": dict(kind="lora", embedding=True, gain=True, hidden_size=256, rank=64),
+    "lora 16": dict(kind="lora", gain=True, rank=16),
+}
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that are called, without views."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def unet(shapes: dict) -> tuple[UNet2DConditionModel, dict]:
+    """Return a UNet without weights, and the arguments of one pass."""
+    with torch.device("meta"):
+        model = UNet2DConditionModel(**shapes).to(torch.bfloat16).eval()
+        side = shapes["sample_size"]
+        arguments = dict(
+            sample=torch.empty(1, 4, side, side, dtype=torch.bfloat16),
+            timestep=torch.empty(1),
+            encoder_hidden_states=torch.empty(1, 77, shapes["cross_attention_dim"], dtype=torch.bfloat16),
+        )
+        if "addition_embed_type" in shapes:
+            pooled = shapes["projection_class_embeddings_input_dim"] - 6 * shapes["addition_time_embed_dim"]
+            added = {"text_embeds": torch.empty(1, pooled, dtype=torch.bfloat16), "time_ids": torch.empty(1, 6)}
+            arguments["added_cond_kwargs"] = added
+    return model, arguments
+
+
+def dit(shapes: dict) -> tuple[DiTTransformer2DModel, dict]:
+    """Return a DiT without weights, and the arguments of one pass."""
+    with torch.device("meta"):
+        model = DiTTransformer2DModel(**shapes).to(torch.bfloat16).eval()
+        side = shapes["sample_size"]
+        x = torch.empty(1, 4, side, side, dtype=torch.bfloat16)
+        return model, dict(hidden_states=x, timestep=torch.empty(1), class_labels=torch.empty(1, dtype=torch.int64))
+
+
+def count(run: Callable) -> tuple[int, int]:
+    """Return floating-point operations and the number of operators of one call."""
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        run()
+    with torch.no_grad(), Operators() as operators:
+        run()
+    return flops.get_total_flops(), operators.number
+
+
+def row(model, arguments: dict, anatomy, config: AdapterConfig) -> tuple:
+    """Return parameters, their share, the share of operations, and operators added, by an adapter of this kind."""
+    flops, operators = count(lambda: model(**arguments))
+    adapters = attach(model, config, anatomy).to("meta")
+    with adapters.scale(torch.full((1,), 5.0, device="meta")):
+        adapted_flops, adapted_operators = count(lambda: model(**arguments))
+    if config.kind == "lora":  # merged for one guidance scale, its layers are not called
+        for handle in adapters.layer_handles:
+            handle.remove()
+        adapters.layer_handles = []
+        with adapters.scale(torch.full((1,), 5.0, device="meta")):
+            merged = count(lambda: model(**arguments))
+        merged = f"{merged[0] / flops - 1:.2%}, {merged[1] - operators}"
+    else:
+        merged = "-"
+    counted = size(model)
+    detach(model)
+    return (
+        counted["parameters"],
+        counted["fraction_of_base"],
+        adapted_flops / flops - 1,
+        adapted_operators - operators,
+        merged,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="small models of the same kinds")
+    small = parser.parse_args().small
+    models = {
+        "SDXL": (*unet(SMALL if small else SDXL), UNET),
+        "SD 2.1": (*unet(SD21 | (dict(sample_size=16, block_out_channels=(32, 64, 64, 64)) if small else {})), UNET),
+        "DiT-XL/2": (*dit(DIT_XL | (dict(num_layers=2) if small else {})), DIT),
+    }
+    print(
+        "| model | kind | parameters | of the base | operations added | operators added | merged: operations, operators |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, (model, arguments, anatomy) in models.items():
+        for kind, chosen in KINDS.items():
+            config = AdapterConfig(**chosen)
+            number, share, operations, operators, merged = row(model, arguments, anatomy, config)
+            print(
+                f"| {name} | {kind} | {number / 1e6:.1f} M | {share:.2%} | {operations:.2%} | {operators} | {merged} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
