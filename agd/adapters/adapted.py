@@ -44,9 +44,8 @@ class AdaptedLinear(nn.Module):
         if current.w_B is None:
             return output
         x = args[0]
-        share = of_batch(current.share_B, len(x)).view(-1, *[1] * (x.ndim - 1))
         sum_BH = None if current.conditions is None else of_batch(current.conditions.sum_BH, len(x))
-        return output + (self.adapter(x.float(), sum_BH) * share).to(output.dtype)
+        return output + self.adapter(x, sum_BH, of_batch(current.share_B, len(x))).to(output.dtype)
 
 
 class AdaptedEmbedding(nn.Module):

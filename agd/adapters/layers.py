@@ -158,6 +158,16 @@ class BottleneckAttentionAdapter(BottleneckAdapter):
         )
 
 
+class _Product(nn.Linear):
+    """A product with float32 weights, in the dtype of its input.
+
+    A module, for offloading brings weights to the device when their module is called.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype))
+
+
 class LowRankAdapter(nn.Module):
     """A low-rank update of a linear layer: out(m * down(x)), m = 1 + modulation(C), or m = 1 for the kind `lora`.
 
@@ -166,15 +176,22 @@ class LowRankAdapter(nn.Module):
 
     def __init__(self, width: int, width_out: int, config: AdapterConfig):
         super().__init__()
-        self.down = nn.Linear(width, config.rank, bias=False)
-        self.out = _output_layer(config.rank, width_out, config.zero_init, bias=False)
+        self.down, self.out = _Product(width, config.rank, bias=False), _Product(config.rank, width_out, bias=False)
+        if config.zero_init:
+            nn.init.zeros_(self.out.weight)
         self.modulation = nn.Linear(config.hidden_size, config.rank) if config.kind == "low_rank" else None
 
-    def forward(self, x: torch.Tensor, sum_BH: torch.Tensor | None) -> torch.Tensor:
-        """(B, ..., D) -> (B, ..., E), to be added to the linear layer's output."""
-        inner = self.down(x)
+    def forward(self, x: torch.Tensor, sum_BH: torch.Tensor | None, share_B: torch.Tensor) -> torch.Tensor:
+        """(B, ..., D) in any float dtype -> (B, ..., E) in the same, to be added to the linear layer's output.
+
+        share_B: factor of each sample's update. Products are in the dtype of x: there are hundreds of these layers, and
+        copies of x in float32 would take more memory than the base.
+        """
+        factor_BR = share_B[:, None]
         if self.modulation is not None:
-            inner = inner * (1 + self.modulation(sum_BH)).view(len(sum_BH), *[1] * (x.ndim - 2), -1)
+            factor_BR = factor_BR * (1 + self.modulation(sum_BH))
+        inner = self.down(x)
+        inner = inner * factor_BR.view(len(x), *[1] * (x.ndim - 2), -1).to(x.dtype)
         return self.out(inner)
 
 
@@ -206,8 +223,8 @@ class NormAdapter(nn.Module):
         return x_BDHW * scale_BD11 + shift_BD11
 
 
-def _output_layer(inner: int, width: int, zero_init: bool, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(inner, width, bias=bias)
+def _output_layer(inner: int, width: int, zero_init: bool) -> nn.Linear:
+    layer = nn.Linear(inner, width)
     if zero_init:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

@@ -130,6 +130,9 @@ def by_hand(pipe, folder: str, w: float):
         given = state["conditions"]
         if config.kind in ("low_rank", "lora"):
             given = None if given is None else given.sum_BH
+            factor = 1.0 if layer.adapter.modulation is None else 1 + layer.adapter.modulation(given)[:, None]
+            inner = args[0].float() @ layer.adapter.down.weight.T * factor
+            return output + (share * inner @ layer.adapter.out.weight.T).to(output.dtype)
         return output + (share * layer.adapter(args[0].float(), given)).to(output.dtype)
 
     def scale_and_shift(module, args, output):
