@@ -220,7 +220,7 @@ MISTAKES = {
         ("cut", f"{SAMPLE} --dir BAD/adapter-cut", "BAD/adapter-cut/adapter.safetensors: damaged, or another's"),
         ("of another size", f"{SAMPLE} --dir BAD/adapter-wide", "BAD/adapter-wide/adapter.safetensors: doesn't fit the config.json beside it; train the adapter again"),
         ("of another shape", f"{SAMPLE} --dir ADAPTER --base-model BAD/deeper", "ADAPTER: made for a base of another shape (2 attentions of width 16 to 16, class 16, timestep 16) than this one (3 attentions"),
-        ("of another kind", f"{SAMPLE} --dir BAD/adapter-lora", "kind: 'lora' is unknown; choose one of cross_attention, offset"),
+        ("of another kind", f"{SAMPLE} --dir BAD/adapter-lora", "kind: 'adapter' is unknown; choose one of cross_attention, offset"),
     ],
     "base models": [
         ("no index", f"{DIT} BAD/empty", "--base-model: BAD/empty holds no model_index.json; give a folder that DiffusionPipeline.from_pretrained opens"),
@@ -347,7 +347,7 @@ SPOILT = {
     "adapter-weightless": ("ADAPTER", lambda f: (f / "adapter.safetensors").unlink()),
     "adapter-cut": ("ADAPTER", lambda f: cut(f / "adapter.safetensors")),
     "adapter-wide": ("ADAPTER", lambda f: reseal(f, adapter={"hidden_size": 32})),
-    "adapter-lora": ("ADAPTER", lambda f: reseal(f, adapter={"kind": "lora"})),
+    "adapter-lora": ("ADAPTER", lambda f: reseal(f, adapter={"kind": "adapter"})),
     "shards-cut": ("SHARDS", lambda f: cut(f / "000000.zarr.zip")),
     "shards-empty": ("SHARDS", lambda f: (f / "000000.zarr.zip").write_bytes(b"")),
 }  # fmt: skip

@@ -37,7 +37,8 @@ def model_card(description: dict, name: str) -> str:
         "## Adapter\n",
         _table(_facts(description)),
         "## Training\n",
-        _table(description.get("training", {}) | made.get("settings", {})) or "Not recorded.\n",
+        _table(description.get("training", {}) | _fidelity(description) | made.get("settings", {}))
+        or "Not recorded.\n",
         "## Provenance\n",
         _table(_origins(made)) or "Not recorded.\n",
     ]
@@ -64,8 +65,17 @@ def _facts(description: dict) -> dict:
         facts["fraction of the base"] = f"{description['size']['fraction_of_base']:.2%}"
     if "guidance_scale_range" in description:
         facts["trained guidance scales"] = "{:g} to {:g}".format(*description["guidance_scale_range"])
-    facts["adapted attentions"] = len(description["base_shape"]["layers"])
+    facts["adapted layers"] = len(description["base_shape"]["layers"])
     return facts
+
+
+def _fidelity(description: dict) -> dict:
+    found = description.get("fidelity") or {}
+    return {
+        f"{name} (trajectories held out)": found[name]
+        for name in ("unexplained", "captured")
+        if found.get(name) is not None
+    }
 
 
 def _origins(made: dict) -> dict:
