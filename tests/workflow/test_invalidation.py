@@ -141,7 +141,7 @@ SETTINGS = {
     "train.embedding": (True, trained),
     "train.gain": (True, trained),
     "train.rank": (3, trained),
-    "train.loss_weighting": ("none", trained),
+    "train.loss_weighting": ("guidance", trained),
     "train.held_out_fraction": (0.2, trained),
     "train.encoder": ("per_layer", trained),
     "train.hidden_size": (10, trained),
