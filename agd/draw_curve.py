@@ -10,7 +10,7 @@ from pathlib import Path
 from agd.adapters import saving
 from agd.artifacts.figures import figure
 from agd.artifacts.files import make_folder
-from agd.artifacts.metrics import mean, method_of, read_comparable
+from agd.artifacts.metrics import SHARED, mean, method_of, read_comparable
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import checksums, write_sealed
 from agd.settings.entry_points import entry_point
@@ -21,9 +21,7 @@ _SHOWN = ("fid", "kid", "precision", "recall")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """This stage has no settings of its own: `evaluations` decides which metrics it is given."""
-
-    evaluations: str
+    """This stage has no settings."""
 
 
 def gather(measured: list[dict], name: str) -> dict[str, list[dict]]:
@@ -72,11 +70,11 @@ def run(files, settings: Settings) -> None:
     name = Path(files.adapter).resolve().name
     measured = read_comparable(files.metrics, adapter)
     methods = gather(measured, name)
-    w = next(m["provenance"]["samples"] for m in measured if m["provenance"]["samples"]["guidance"] == "adapter")
-    scale = w["settings"]["guidance_scale"]
-    seeds = sorted({metrics["provenance"]["samples"]["seed"] for metrics in measured})
+    samples = [metrics["provenance"]["samples"] for metrics in measured]
+    scale = next(made["settings"]["guidance_scale"] for made in samples if method_of(made, name) == name)
+    seeds = sorted({made["seed"] for made in samples})
     folder = make_folder(files.output_dir)
-    shared = {key: measured[0][key] for key in ("num_samples", "features", "reference")}
+    shared = {key: measured[0][key] for key in SHARED}
     title = f"{files.name}: w = {scale:g}, {shared['num_samples']} images, seeds {', '.join(map(str, seeds))}"
     draw(folder / "curve.png", methods, title)
     record = {

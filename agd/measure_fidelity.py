@@ -19,7 +19,7 @@ from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import write_sealed
 from agd.diffusion import schedulers
 from agd.diffusion.fidelity import compare, figures
-from agd.diffusion.guidance import guide
+from agd.diffusion.guidance import two_passes
 from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
@@ -76,17 +76,16 @@ class Measurement:
 
     def sums_at(self, w: float, start: torch.Tensor, conditions: dict, unguided: tuple) -> Sums:
         """Compare, at one w, the adapted model with guidance at each step, and the final results with each other."""
-        without = self.model.unconditional(conditions, self.settings)
-        both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
+        guided_of = two_passes(self.model, conditions, self.settings, w)
         compared = []
 
-        def two_passes(x_BCHW, t):
-            cond, uncond = self.output(1.0, torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
-            guided = guide(cond, uncond, w, self.settings.guided_channels or None)
+        def predict(x_BCHW, t):
+            self.adapters.current.guidance_scale = 1.0
+            cond, guided = guided_of(x_BCHW, t)
             compared.append(compare(self.output(w, x_BCHW, t, conditions), cond, guided).sum(0).cpu())
             return guided
 
-        guided = self.final(two_passes, start)
+        guided = self.final(predict, start)
         adapted = self.final(lambda x_BCHW, t: self.output(w, x_BCHW, t, conditions), start)
         final = [
             [squared_distance(a, g), squared_distance(n, g)] for a, n, g in zip(adapted, unguided, guided, strict=True)
@@ -121,9 +120,9 @@ def scales(text: str, trained: list[float] | None) -> list[float]:
     Raises UserError for `auto` if the adapter doesn't say what it was trained on.
     """
     if text != "auto":
-        return [float(part) for part in text.split(",")]
-    if trained is None:
-        raise UserError("guidance_scales: auto, but the adapter doesn't say its range; give scales such as 1.5,2,3")
+        return configuration.guidance_scales(text)
+    if trained is None or trained[1] <= 1:
+        raise UserError("guidance_scales: auto, but the adapter doesn't say a range; give scales such as 1.5,2,3")
     return [1 + (trained[1] - 1) * part for part in (0.125, 0.25, 0.5, 1, 1.5)]
 
 
@@ -143,9 +142,7 @@ def record_of(sums: Sums, timesteps: list[float]) -> dict:
 def run(files, settings: Settings, model_class) -> None:
     """Write one JSON file: for each w, the record of `record_of`."""
     description = saving.read_description(files.dir)
-    base = files.base_model or description.get("provenance", {}).get("base", {}).get("name")
-    if base is None:
-        raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
+    base = files.base_model or saving.base_name(files.dir, description)
     trained = description.get("guidance_scale_range")
     asked = scales(settings.guidance_scales, trained)
     device = devices.device(settings.device)

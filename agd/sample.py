@@ -18,7 +18,7 @@ from agd.artifacts.images import to_pil, write_grid, write_images
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import checksums, write_sealed
 from agd.diffusion import schedulers
-from agd.diffusion.guidance import guide
+from agd.diffusion.guidance import two_passes
 from agd.diffusion.sampling import EvaluationCounter, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
@@ -50,14 +50,8 @@ class Settings:
 def predictor(model, settings: Settings, guidance: str, conditions: dict):
     """Return a function (input, t) -> output (B, C, H, W) for `none`, `cfg` or `adapter`."""
     if guidance == "cfg":
-        without = model.unconditional(conditions, settings)
-        both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
-
-        def two_passes(x_BCHW, t):
-            cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
-            return guide(cond, uncond, settings.guidance_scale, settings.guided_channels or None)
-
-        return two_passes
+        guided_of = two_passes(model, conditions, settings, settings.guidance_scale)
+        return lambda x_BCHW, t: guided_of(x_BCHW, t)[1]
     return lambda x_BCHW, t: model.call(x_BCHW, t, conditions)
 
 
@@ -106,9 +100,7 @@ def run(files, settings: Settings, model_class) -> None:
     if files.output_dir is None and files.dir is None:
         raise UserError("--output-dir: missing; say where the images go")
     description = saving.read_description(files.dir) if adapted else None
-    base = files.base_model or description.get("provenance", {}).get("base", {}).get("name")
-    if base is None:
-        raise UserError(f"--base-model: missing; {files.dir} doesn't say which model it was trained on")
+    base = files.base_model or saving.base_name(files.dir, description)
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)

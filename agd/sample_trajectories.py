@@ -18,7 +18,7 @@ from agd.artifacts import trajectories
 from agd.artifacts.files import make_folder
 from agd.artifacts.provenance import digest, provenance
 from agd.diffusion import schedulers
-from agd.diffusion.guidance import guide
+from agd.diffusion.guidance import two_passes
 from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise, uniform
 from agd.runtime import devices
 from agd.runtime.errors import UserError
@@ -60,17 +60,10 @@ def sample_batch(
     w_B = uniform(settings.guidance_min, settings.guidance_max, draw)
     start = noise(model.latent_shape, draw).to(model.device)
     conditions = model.conditions(in_turn(subjects, indices))
-    without = model.unconditional(conditions, settings)
-    both = {k: torch.cat([v, without[k]]) for k, v in conditions.items()}
-    w_device_B = w_B.to(model.device)
-
-    def predict(x_BCHW, t):
-        cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
-        return guide(cond, uncond, w_device_B, settings.guided_channels or None)
-
+    guided_of = two_passes(model, conditions, settings, w_B.to(model.device))
     kept = {f"conditions/{k}": _array(v) for k, v in conditions.items()}
     scheduler = schedulers.scheduler(model.scheduler, settings.scheduler)
-    for t, x, guided, _ in denoise(predict, scheduler, start, settings.num_inference_steps):
+    for t, x, guided, _ in denoise(lambda x, t: guided_of(x, t)[1], scheduler, start, settings.num_inference_steps):
         pair = torch.stack([x.float(), guided], dim=1).cpu().numpy().astype(settings.storage_dtype)
         yield {"timestep": np.float32(t.cpu()), "pair": pair, "guidance_scale": w_B.numpy(), **kept}
 

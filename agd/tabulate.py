@@ -116,12 +116,11 @@ def table(record: dict, name: str) -> str:
 
 def fidelity_lines(fidelity: dict[str, dict], name: str) -> list[str]:
     """Return a row for each figure of fidelity, and a column for each guidance scale."""
-    head = f"one pass of {name} against cfg, on trajectories that training never saw (w in columns; 0 is cfg itself, 1 no guidance)"
+    head = (
+        f"one pass of {name} against cfg, on trajectories that training never saw (best are captured 1, all others 0)"
+    )
     lines = [head, f"{'w':26}{''.join(f'{w:>8}' for w in fidelity)}"]
-    for figure_name in _FIDELITY:
-        if figure_name != "captured":
-            lines.append(f"{figure_name:26}{''.join(_cell(at[figure_name], 8, 3) for at in fidelity.values())}")
-    return lines
+    return lines + [f"{row:26}{''.join(_cell(at[row], 8, 3) for at in fidelity.values())}" for row in _FIDELITY]
 
 
 def _cell(value: float | None, width: int, digits: int) -> str:
@@ -140,24 +139,25 @@ def draw_samples(path: Path, samples: list[Path], columns: int, name: str) -> No
 
 
 def draw_training(path: Path, tables: list[Path]) -> None:
-    """Plot loss and fidelity against step, a line per seed, and the unadapted model's loss for comparison."""
-    with figure(path, columns=2, width=11) as (_, (loss, unexplained)):
-        top = 0.0
-        for file in tables:
-            description = saving.read_description(file.parent)
-            check_files(file.with_name(saving.CONFIG), description, file.name)
-            seed = description["provenance"]["seed"]
-            rows = pandas.read_csv(file)
+    """Plot loss against step, a line per seed, and the unadapted model's loss; and fidelity, if trajectories were held out."""
+    seeds = {}
+    for file in tables:
+        description = saving.read_description(file.parent)
+        check_files(file.with_name(saving.CONFIG), description, file.name)
+        seeds[description["provenance"]["seed"]] = pandas.read_csv(file)
+    held_out = all("unexplained" in rows and rows.unexplained.notna().all() for rows in seeds.values())
+    with figure(path, columns=1 + held_out, width=9 + 3 * held_out) as (_, (loss, *others)):
+        for seed, rows in seeds.items():
             (line,) = loss.plot(rows.step, rows.loss, label=f"adapter, seed {seed}")
-            loss.axhline(
-                rows.base_loss[0], color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}"
-            )
-            if "unexplained" in rows:
-                unexplained.plot(rows.step, rows.unexplained, color=line.get_color())
-            top = max(top, rows.base_loss[0], rows.loss.max())
-        loss.set(xlabel="training step", ylabel="mean squared error to the guided output", ylim=(0, 1.08 * top))
+            unadapted = dict(color=line.get_color(), linestyle="--", label=f"unadapted model, seed {seed}")
+            loss.axhline(rows.base_loss[0], **unadapted)
+            for axis in others:
+                axis.plot(rows.step, rows.unexplained, color=line.get_color())
+        loss.set(xlabel="training step", ylabel="mean squared error to the guided output")
+        loss.set_ylim(bottom=0)
         loss.legend(fontsize="small")
-        unexplained.set(xlabel="training step", ylabel="unexplained, of trajectories held out", ylim=(0, 1))
+        for axis in others:
+            axis.set(xlabel="training step", ylabel="unexplained, of trajectories held out", ylim=(0, 1.05))
 
 
 def draw_fidelity(path: Path, fidelity: list[dict]) -> None:
@@ -171,7 +171,7 @@ def draw_fidelity(path: Path, fidelity: list[dict]) -> None:
                 of_seeds = [[own[name] for own in at["per_seed"].values()] for at in found.values()]
                 axis.plot(scales, means, marker="o", label=name)
                 axis.fill_between(scales, *zip(*((min(v), max(v)) for v in of_seeds), strict=True), alpha=0.2)
-            trained = fidelity[0]["guidance_scale_range"] if fidelity else None
+            trained = fidelity[0]["guidance_scale_range"]
             if trained and scales[-1] > trained[1]:
                 axis.axvspan(trained[1], scales[-1], color="grey", alpha=0.2)
             axis.set(xlabel="guidance scale w", ylim=(0, 1.05))
@@ -209,11 +209,14 @@ def run(files, settings: Settings) -> None:
     folder = make_folder(files.output_dir)
     draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns, name)
     draw_training(folder / "training.png", [Path(path) for path in files.training])
-    draw_fidelity(folder / "fidelity.png", fidelity)
+    pictures = ["samples.png", "training.png"]
+    if fidelity:
+        draw_fidelity(folder / "fidelity.png", fidelity)
+        pictures.append("fidelity.png")
     text = table(record, name)
     with writing(folder / "fid.txt") as aside:
         aside.write_bytes(f"{text}\n".encode())
-    made = checksums(folder, ["fid.txt", "samples.png", "fidelity.png", "training.png"])
+    made = checksums(folder, ["fid.txt", *pictures])
     write_sealed(folder / "fid.json", {**record, "files": made})
     print(text)
 

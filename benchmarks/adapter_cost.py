@@ -86,30 +86,24 @@ def count(run: Callable) -> tuple[int, int]:
     return flops.get_total_flops(), operators.number
 
 
-def row(model, arguments: dict, anatomy, config: AdapterConfig) -> tuple:
-    """Return parameters, their share, the share of operations, and operators added, by an adapter of this kind."""
-    flops, operators = count(lambda: model(**arguments))
-    adapters = attach(model, config, anatomy).to("meta")
+def added(base: tuple[int, int], adapters, run: Callable) -> str:
+    """Return the share of operations and the number of operators that these adapters add."""
     with adapters.scale(torch.full((1,), 5.0, device="meta")):
-        adapted_flops, adapted_operators = count(lambda: model(**arguments))
+        flops, operators = count(run)
+    return f"{flops / base[0] - 1:.2%} | {operators - base[1]}"
+
+
+def row(model, base: tuple[int, int], run: Callable, anatomy, config: AdapterConfig) -> str:
+    """Return the figures of an adapter of this kind as cells of a table. base: what the base's pass counts."""
+    adapters = attach(model, config, anatomy).to("meta")
+    called, merged = added(base, adapters, run), "- | -"
     if config.kind == "lora":  # merged for one guidance scale, its layers are not called
         for handle in adapters.layer_handles:
             handle.remove()
-        adapters.layer_handles = []
-        with adapters.scale(torch.full((1,), 5.0, device="meta")):
-            merged = count(lambda: model(**arguments))
-        merged = f"{merged[0] / flops - 1:.2%}, {merged[1] - operators}"
-    else:
-        merged = "-"
+        merged = added(base, adapters, run)
     counted = size(model)
     detach(model)
-    return (
-        counted["parameters"],
-        counted["fraction_of_base"],
-        adapted_flops / flops - 1,
-        adapted_operators - operators,
-        merged,
-    )
+    return f"{counted['parameters'] / 1e6:.1f} M | {counted['fraction_of_base']:.2%} | {called} | {merged}"
 
 
 def main() -> None:
@@ -122,16 +116,17 @@ def main() -> None:
         "DiT-XL/2": (*dit(DIT_XL | (dict(num_layers=2) if small else {})), DIT),
     }
     print(
-        "| model | kind | parameters | of the base | operations added | operators added | merged: operations, operators |"
+        "| model | kind | parameters | of the base | operations | operators | operations, merged | operators, merged |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for name, (model, arguments, anatomy) in models.items():
+
+        def run():
+            return model(**arguments)  # noqa: B023, called within the loop's turn
+
+        base = count(run)
         for kind, chosen in KINDS.items():
-            config = AdapterConfig(**chosen)
-            number, share, operations, operators, merged = row(model, arguments, anatomy, config)
-            print(
-                f"| {name} | {kind} | {number / 1e6:.1f} M | {share:.2%} | {operations:.2%} | {operators} | {merged} |"
-            )
+            print(f"| {name} | {kind} | {row(model, base, run, anatomy, AdapterConfig(**chosen))} |")
 
 
 if __name__ == "__main__":

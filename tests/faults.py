@@ -31,7 +31,7 @@ from pathlib import Path
 
 import yaml
 from server import Server
-from studies import ROOT, snakemake_command, study
+from studies import BY_CLASS, ROOT, snakemake_command, study
 
 from agd import prepare_prompts, verify
 from agd.artifacts import downloads
@@ -79,7 +79,7 @@ def configuration(captions: str) -> dict:
     text = copy.deepcopy(tiny) | {"family": "sd", "captions": captions}
     text |= {"base_model": "results/text/base", "prepare_prompts": {"num_prompts": 20}}
     text["train_base"]["architecture"] = "sd"
-    for stage in ("sample_trajectories", "sample"):
+    for stage in BY_CLASS:
         del text[stage]["class_labels"]
     return {"defaults": {"train_classifier": {"steps": 50}}, "models": {"tiny": tiny, "text": text}}
 

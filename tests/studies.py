@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+BY_CLASS = ("sample_trajectories", "sample", "measure_fidelity")  # stages with class_labels
 TWO_TARGETS = ("results/tiny/fid.json", "results/text/fid.json")
 
 
@@ -80,7 +81,7 @@ def two_models(**changes) -> dict:
     tiny["prepare_reference"] |= {"max_features": 40}
     text = copy.deepcopy(tiny) | {"family": "sd", "base_model": "base"}
     del text["train_base"]
-    for stage in ("sample_trajectories", "sample", "measure_fidelity"):
+    for stage in BY_CLASS:
         del text[stage]["class_labels"]
     text |= {"captions": "results/digits/annotations.zip", "reference": "images.zip"}
     text["prepare_prompts"] = {"num_prompts": 20}

@@ -12,11 +12,15 @@ import agd
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(name: str, *words) -> dict:
+def printed(name: str, *words) -> list[str]:
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout.splitlines()
+
+
+def run(name: str, *words) -> dict:
+    return json.loads(printed(name, *words)[-1])
 
 
 def test_memory_of_training():
@@ -36,3 +40,16 @@ def test_stock_pipelines_pay_one_pass(tmp_path):
     counted = {name: (row["calls"], row["samples"]) for name, row in found["methods"].items()}
     assert counted == {"none": (20, 20), "cfg": (20, 40), "agd": (20, 20), "cfg, after unload": (20, 40)}
     assert found["equal_after_unload"] is True
+
+
+def test_cost_of_each_kind():
+    rows = [line.strip("| ").split(" | ") for line in printed("adapter_cost", "--small")[2:]]
+    by_kind = {kind: cells for model, kind, *cells in rows if model == "SDXL"}
+    assert len(rows) == 3 * len(by_kind)
+    share = {kind: float(cells[2].rstrip("%")) for kind, cells in by_kind.items()}
+    operators = {kind: int(cells[3]) for kind, cells in by_kind.items()}
+    assert share["embedding"] < share["lora 16"] < share["lora 64 and embedding"]
+    assert operators["embedding"] < operators["cross_attention"] < operators["published, cross_attention"]
+    assert by_kind["cross_attention"][4:] == ["-", "-"]
+    assert by_kind["lora 16"][4:] == ["0.00%", "4"]  # w as a tensor and its gain
+    assert int(by_kind["lora 16 and embedding"][5]) == operators["embedding"]

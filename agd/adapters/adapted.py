@@ -5,7 +5,7 @@ from torch import nn
 
 from agd.adapters.config import AdapterConfig
 from agd.adapters.forward_pass import ForwardPass, of_batch
-from agd.adapters.layers import LAYERS, ConditionEncoder, EmbeddingAdapter, LowRankAdapter, NormAdapter
+from agd.adapters.layers import LAYERS, ConditionEncoder, LowRankAdapter
 
 
 class AdaptedLayer(nn.Module):
@@ -48,35 +48,18 @@ class AdaptedLinear(nn.Module):
         return output + self.adapter(x, sum_BH, of_batch(current.share_B, len(x))).to(output.dtype)
 
 
-class AdaptedEmbedding(nn.Module):
-    """The vector that is added to one embedding of the timestep."""
+class AdaptedOutput(nn.Module):
+    """An adapter of a module's output: of an embedding of the timestep, or of a normalization."""
 
-    def __init__(self, width: int, config: AdapterConfig, current: ForwardPass):
+    def __init__(self, adapter: nn.Module, current: ForwardPass):
         super().__init__()
-        self.adapter = EmbeddingAdapter(width, config)
+        self.adapter = adapter
         self.current = current
 
     def after(self, module: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> torch.Tensor:
-        """Forward hook of the embedding: add the vector where w is above 1."""
+        """Forward hook of the module: add the adapter's output where w is above 1."""
         current = self.current
         if current.w_B is None:
             return output
-        added_BD = self.adapter(current.conditions.sum_BH) * current.share_B[:, None]
-        return output + added_BD.to(output.dtype)
-
-
-class AdaptedNorm(nn.Module):
-    """The scale and shift of one normalization."""
-
-    def __init__(self, channels: int, config: AdapterConfig, current: ForwardPass):
-        super().__init__()
-        self.adapter = NormAdapter(channels, config)
-        self.current = current
-
-    def after(self, norm: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> torch.Tensor:
-        """Forward hook of the normalization: scale and shift where w is above 1."""
-        current = self.current
-        if current.w_B is None:
-            return output
-        added = self.adapter(output.float(), current.conditions.sum_BH) * current.share_B[:, None, None, None]
-        return output + added.to(output.dtype)
+        share = current.share_B.view(-1, *[1] * (output.ndim - 1))
+        return output + (self.adapter(output.float(), current.conditions.sum_BH) * share).to(output.dtype)

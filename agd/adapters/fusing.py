@@ -10,17 +10,6 @@ from agd.adapters.forward_pass import constant, gain
 from agd.runtime.errors import UserError
 
 
-def fused_weights(adapters, w: float) -> dict[str, torch.Tensor]:
-    """Return name of a linear layer -> its weight with the update for w, in the layer's dtype."""
-    share = (gain(torch.tensor([float(w)]), adapters.config) * adapters.current.strength).item()
-    return {
-        name: (linear.weight.float() + share * layer.adapter.out.weight @ layer.adapter.down.weight).to(
-            linear.weight.dtype
-        )
-        for (name, linear), layer in zip(linears(adapters.host).items(), adapters.layers.values(), strict=True)
-    }
-
-
 @torch.no_grad()
 def fuse(adapters, w: float) -> None:
     """Merge the updates for the guidance scale w. Raises UserError if this adapter or its base can't be merged."""
@@ -30,13 +19,17 @@ def fuse(adapters, w: float) -> None:
         )
     if adapters.fused is not None:
         raise UserError(f"fuse: the adapter is merged for w = {adapters.fused[0]:g} already; unfuse it first")
+    if not adapters.enabled:
+        raise UserError("fuse: the adapter is switched off; enable it first")
     layers = linears(adapters.host)
     for name, linear in layers.items():
         if not linear.weight.is_floating_point() or linear.weight.is_meta:
             raise UserError(f"fuse: {name} has no weights to merge into (quantized or offloaded); leave it unfused")
     before = {name: linear.weight.detach().clone() for name, linear in layers.items()}
-    for name, weight in fused_weights(adapters, w).items():
-        layers[name].weight.copy_(weight)
+    share = (gain(torch.tensor([float(w)]), adapters.config) * adapters.current.strength).item()
+    for linear, layer in zip(layers.values(), adapters.layers.values(), strict=True):
+        update = share * layer.adapter.out.weight @ layer.adapter.down.weight
+        linear.weight.copy_(linear.weight.float() + update)
     for handle in adapters.layer_handles:
         handle.remove()
     adapters.layer_handles = []

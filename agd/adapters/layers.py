@@ -202,15 +202,15 @@ class EmbeddingAdapter(nn.Module):
         super().__init__()
         self.out = _output_layer(config.hidden_size, width, config.zero_init)
 
-    def forward(self, sum_BH: torch.Tensor) -> torch.Tensor:
-        """(B, H) -> (B, D)."""
+    def forward(self, x_BD: torch.Tensor, sum_BH: torch.Tensor) -> torch.Tensor:
+        """(B, D), (B, H) -> (B, D), to be added to the embedding x, on which it does not depend."""
         return self.out(nn.functional.silu(sum_BH))
 
 
 class NormAdapter(nn.Module):
     """Scales and shifts the output of a normalization, channel by channel, from the conditions' sum.
 
-    Guided outputs are larger than the base's own. Behind a last normalization, no change of earlier layers gives that.
+    A normalization takes back the size of whatever earlier layers add. Behind the last one, this gives it to the output.
     """
 
     def __init__(self, channels: int, config: AdapterConfig):

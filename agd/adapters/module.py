@@ -14,12 +14,12 @@ import torch.utils.checkpoint
 from torch import nn
 
 from agd.adapters import fusing
-from agd.adapters.adapted import AdaptedEmbedding, AdaptedLayer, AdaptedLinear, AdaptedNorm
+from agd.adapters.adapted import AdaptedLayer, AdaptedLinear, AdaptedOutput
 from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules, norm_modules
 from agd.adapters.config import LOW_RANK, AdapterConfig
 from agd.adapters.diffusers_integration import embedded_guidance_scale, set_flag
 from agd.adapters.forward_pass import ForwardPass, constant, gain, per_sample
-from agd.adapters.layers import ConditionEncoder
+from agd.adapters.layers import ConditionEncoder, EmbeddingAdapter, NormAdapter
 from agd.runtime.errors import UserError
 
 
@@ -49,10 +49,16 @@ class Adapters(nn.Module):
 
         self.layers = nn.ModuleDict({_plain(k): adapted(width) for k, width in self.base_shape["layers"].items()})
         self.embeddings = nn.ModuleDict(
-            {_plain(k): AdaptedEmbedding(w, config, self.current) for k, w in self.base_shape["embeddings"].items()}
+            {
+                _plain(k): AdaptedOutput(EmbeddingAdapter(width, config), self.current)
+                for k, width in self.base_shape["embeddings"].items()
+            }
         )
         self.norms = nn.ModuleDict(
-            {_plain(k): AdaptedNorm(channels, config, self.current) for k, channels in self.base_shape["norms"].items()}
+            {
+                _plain(k): AdaptedOutput(NormAdapter(channels, config), self.current)
+                for k, channels in self.base_shape["norms"].items()
+            }
         )
         self.handles, self.layer_handles = [], []
         self.enabled, self.fused = True, None

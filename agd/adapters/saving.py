@@ -49,6 +49,14 @@ def read_description(folder: str | Path) -> dict:
     return read_sealed(path)
 
 
+def base_name(folder: str | Path, description: dict) -> str:
+    """Return the folder or hub id of the base that a saved adapter was trained on. Raises UserError if it doesn't say."""
+    name = description.get("provenance", {}).get("base", {}).get("name")
+    if name is None:
+        raise UserError(f"--base-model: missing; {folder} doesn't say which model it was trained on")
+    return name
+
+
 def locate(name: str | Path) -> Path:
     """Return the folder of a saved adapter: a local folder, or a hub id's, downloaded if needed.
 

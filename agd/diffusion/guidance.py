@@ -4,6 +4,8 @@ Convention (as in diffusers): `w = 1` is the conditional prediction, without gui
 unconditional prediction. Ho and Salimans (arXiv 2207.12598) write `1 + w` for this `w`.
 """
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -24,3 +26,18 @@ def guide(
     if guided_channels is None or guided_channels >= cond.shape[1]:
         return guided
     return torch.cat([guided[:, :guided_channels], cond[:, guided_channels:]], dim=1)
+
+
+def two_passes(model, conditions: dict[str, torch.Tensor], settings, w: torch.Tensor | float) -> Callable:
+    """Return a function (input (B, C, H, W), timestep) -> conditional and guided prediction, both of its shape.
+
+    model: agd.diffusion.model.Model. The two passes are one batch of twice the size.
+    """
+    without = model.unconditional(conditions, settings)
+    both = {name: torch.cat([values, without[name]]) for name, values in conditions.items()}
+
+    def predict(x_BCHW: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
+        return cond, guide(cond, uncond, w, settings.guided_channels or None)
+
+    return predict

@@ -15,11 +15,6 @@ def _embeddings(denoiser: nn.Module) -> dict[str, nn.Module]:
     return {str(i): block.norm1.emb for i, block in enumerate(denoiser.transformer_blocks)}
 
 
-def _norms(denoiser: nn.Module) -> dict[str, nn.GroupNorm]:
-    """The last normalization reads the first block's embedding."""
-    return {}
-
-
 def _widths(denoiser: nn.Module) -> dict[str, int]:
     width = denoiser.inner_dim
     return {"timestep": width, "class": width}
@@ -34,6 +29,4 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
     return {"timestep": t_BD[:, None], "class": class_BD[:, None]}
 
 
-ANATOMY = Anatomy(
-    entry="pos_embed", attentions=_attentions, embeddings=_embeddings, norms=_norms, widths=_widths, embed=_embed
-)
+ANATOMY = Anatomy(entry="pos_embed", attentions=_attentions, embeddings=_embeddings, widths=_widths, embed=_embed)

@@ -29,7 +29,7 @@ def _widths(denoiser: nn.Module) -> dict[str, int]:
     }
     if (
         denoiser.config.addition_embed_type == "text_time"
-    ):  # SDXL adds a summary of the prompt to the timestep's embedding
+    ):  # SDXL, which adds the prompt's summary to that of the timestep
         sizes = 6 * denoiser.config.addition_time_embed_dim
         widths["summary"] = denoiser.config.projection_class_embeddings_input_dim - sizes
     return widths

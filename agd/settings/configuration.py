@@ -71,14 +71,7 @@ def check(config: dict) -> None:
                     f"models.{model}.{name}: not for models of the family {section['family']}; leave it out"
                 )
         optional = [stage for stage in ("train_base", "prepare_prompts") if stage in section]
-        needed = [
-            "prepare_reference",
-            "sample_trajectories",
-            "sample",
-            "measure_fidelity",
-            "calculate_metrics",
-            "draw_curve",
-        ]
+        needed = ["prepare_reference", "sample_trajectories", "sample", "measure_fidelity", "calculate_metrics"]
         for stage in [*needed, *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
         for adapter in section["adapters"]:
@@ -126,7 +119,7 @@ def compared(config: dict, model: str) -> list[Run]:
 def curve(config: dict, model: str) -> list[Run]:
     """Return what a model's curve.json compares: each method at each number of evaluations."""
     scale = scale_name(settings(config, model, "sample")["guidance_scale"])
-    numbers = [int(number) for number in settings(config, model, "draw_curve")["evaluations"].split(",")]
+    numbers = config["models"][model].get("curve_evaluations", config["curve_evaluations"])
     methods = (("none", "1", 1), ("cfg", scale, 2), (compared_adapter(config, model), scale, 1))
     return [Run(method, w, number // passes) for method, w, passes in methods for number in numbers]
 
@@ -152,13 +145,20 @@ def check_settings(stage: str, values: dict, where: str = "", family: str | None
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
         raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
-    for number in str(values.get("evaluations", "")).split(",") if "evaluations" in values else []:
-        if int(number) < 2 or int(number) % 2:
-            raise UserError(
-                f"{_key(where, 'evaluations')}: {number} must be an even number; cfg needs two for each step"
-            )
+    if values.get("guidance_scales", "auto") != "auto":
+        guidance_scales(values["guidance_scales"], _key(where, "guidance_scales"))
     if "class_labels" in values:
         class_labels(values["class_labels"], _key(where, "class_labels"))
+
+
+def guidance_scales(text: str, where: str = "guidance_scales") -> list[float]:
+    """'1.5,3' -> [1.5, 3.0]. Raises UserError if a scale is no guidance."""
+    scales = [float(part) for part in text.split(",")]
+    if min(scales) <= 1:
+        raise UserError(
+            f"{where}: {min(scales):g} is no guidance, so that there is nothing to measure; give more than 1"
+        )
+    return scales
 
 
 def class_labels(text: str, where: str = "class_labels") -> list[int]:

@@ -122,7 +122,7 @@ def by_hand(pipe, folder: str, w: float):
         if adapters.encoder is not None:
             state["conditions"] = adapters.encoder(torch.full((len(output),), w), features)
         if config.embedding:
-            vector = adapters.embeddings["timestep"].adapter(state["conditions"].sum_BH)
+            vector = adapters.embeddings["timestep"].adapter(output, state["conditions"].sum_BH)
             return output + (share * vector).to(output.dtype)
         return output
 

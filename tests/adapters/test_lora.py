@@ -89,6 +89,15 @@ def test_merged_for_one_scale_it_refuses_what_it_would_answer_wrongly(tmp_path):
     assert torch.equal(images(pipe), stock)
 
 
+def test_switched_off_it_is_not_merged():
+    pipe = pipeline()
+    adapters = adapted(pipe)
+    adapters.disable()
+    with pytest.raises(UserError, match="switched off; enable it first"):
+        adapters.fuse(W)
+    assert close(images(pipe), images(pipeline()))
+
+
 def test_only_a_lora_can_be_merged():
     pipe = pipeline()
     adapters = adapted(pipe, kind="low_rank")

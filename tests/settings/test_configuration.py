@@ -67,7 +67,7 @@ def test_the_comparison_is_said_by_the_configuration():
     config["models"]["digits-dit"]["sample"] |= {"guidance_scale": 2.0, "num_inference_steps": 25}
     runs = [(run.method, run.scale, run.steps) for run in configuration.compared(config, "digits-dit")]
     assert runs == [("none", "1", 25), ("cfg", "2", 25), ("cfg", "2", 13), ("agd", "2", 25)]
-    config["models"]["digits-dit"]["draw_curve"] = {"evaluations": "4,16"}
+    config["models"]["digits-dit"]["curve_evaluations"] = [4, 16]
     points = [(run.method, run.scale, run.steps) for run in configuration.curve(config, "digits-dit")]
     assert points == [
         (m, w, steps)

@@ -8,6 +8,7 @@ import torch
 from conftest import command, training_words
 
 from agd import measure_fidelity, train
+from agd.adapters.model_card import model_card
 from agd.diffusion.distillation import Unadapted
 from agd.diffusion.fidelity import compare, figures, held_out_trajectories
 from agd.runtime.errors import UserError
@@ -88,7 +89,7 @@ def test_its_noise_is_not_that_of_training_or_of_samples():
 
 def test_auto_needs_to_know_the_trained_range():
     assert measure_fidelity.scales("auto", [1, 9]) == [2, 3, 5, 9, 13]
-    with pytest.raises(UserError, match="guidance_scales: auto, but the adapter doesn't say its range"):
+    with pytest.raises(UserError, match="guidance_scales: auto, but the adapter doesn't say a range"):
         measure_fidelity.scales("auto", None)
 
 
@@ -107,7 +108,8 @@ def test_the_last_trajectories_are_held_out(shards, tmp_path, monkeypatch):
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["fidelity"]["trajectories"] == 2
     assert described["fidelity"]["unexplained"] == float(row["unexplained"])
-    assert f"{described['fidelity']['unexplained']:.6g}"
+    said = f"{described['fidelity']['unexplained']:.6g}"
+    assert f"| unexplained (trajectories held out) | {said} |" in model_card(described, "R")
 
 
 def test_without_any_the_columns_are_empty(shards, tmp_path):

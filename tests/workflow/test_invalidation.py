@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from snakemake.cli import main as snakemake_main
-from studies import ROOT, TWO_TARGETS, snakemake, two_models
+from studies import BY_CLASS, ROOT, TWO_TARGETS, snakemake, two_models
 
 from agd.settings import schema
 from agd.settings.versions import VERSIONS
@@ -185,7 +185,6 @@ SETTINGS = {
     "measure_fidelity.dtype": ("bfloat16", measured),
     "measure_fidelity.batch_size": (1, nothing),
     "measure_fidelity.device": ("auto", nothing),
-    "draw_curve.evaluations": ("4,8", nothing),  # fid.json doesn't need the curve
     "calculate_metrics.neighbours": (2, metrics),
     "calculate_metrics.clip_model": ("", metrics),
     "calculate_metrics.batch_size": (9, nothing),
@@ -196,6 +195,7 @@ SETTINGS = {
     "reference": ("other_images.zip", referenced),
     "adapters": ({"agd": {"dropout": 0.5}}, trained),
     "compared_adapter": ("offset", compared),
+    "curve_evaluations": ([4, 8], nothing),  # fid.json doesn't need the curve
 }
 
 # What is set above the models: how the configuration changes -> what must rerun.
@@ -224,9 +224,14 @@ def another_compared(configuration):
     configuration["compared_adapter"] = "offset"
 
 
+def another_curve(configuration):
+    configuration["curve_evaluations"] = [4, 8]
+
+
 ABOVE = {
     "above.seeds": (another_seed, ANOTHER_SEED),
     "above.compared_adapter": (another_compared, compared("tiny") | compared("text")),
+    "above.curve_evaluations": (another_curve, set()),
     "above.defaults": (a_setting_moved_to_the_defaults, set()),
     "above.models": (another_model, set()),
 }
@@ -320,13 +325,12 @@ def changed(setting: str, model: str, value) -> dict | None:
     else:
         section[name] = value[model] if name == "family" else value
         if name == "family":  # what is one family's alone goes with it
-            stages = ("sample_trajectories", "sample", "measure_fidelity")
-            for stage in stages:
+            for stage in BY_CLASS:
                 section[stage].pop("class_labels", None)
             section["calculate_metrics"].pop("clip_model", None)
             section.pop("captions", None)
             if value[model] == "dit":
-                for stage in stages:
+                for stage in BY_CLASS:
                     section[stage]["class_labels"] = "0-9"
             else:
                 section["captions"] = "results/digits/annotations.zip"

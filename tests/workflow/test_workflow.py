@@ -15,17 +15,23 @@ from safetensors.torch import load_file
 from studies import ROOT, snakemake, study, two_models, write
 
 from agd import explain, verify
+from agd.settings.versions import VERSIONS
 
 
 def test_gives_the_comparison_and_its_pictures(finished):
     record = json.loads((finished / "results/tiny/fid.json").read_text())
-    assert {name: row["nfe"] for name, row in record["methods"].items()} == {"none": 3, "cfg": 6, "agd": 3}
+    assert {name: row["nfe"] for name, row in record["methods"].items()} == {
+        "none": 3,
+        "cfg": 6,
+        "cfg-half": 4,
+        "agd": 3,
+    }
     assert record["seeds"] == [0]
     assert record["num_samples"] == 12
     assert record["features"] == "digits-classifier"
     assert set(record["methods"]["agd"]["per_seed"]) == {"0"}
     assert 0 < record["adapter"]["fraction_of_base"] < 1
-    for name in ("samples.png", "training.png"):
+    for name in ("samples.png", "fidelity.png", "training.png"):
         with Image.open(finished / "results/tiny" / name) as picture:
             assert min(picture.size) > 100
     table = (finished / "results/tiny/fid.txt").read_text()
@@ -67,6 +73,20 @@ def test_the_real_model_names_what_it_lacks(tmp_path):
     assert "agd: error: models.dit.base_model: 'facebook/DiT-XL-2-256' is neither" in done.stderr
 
 
+def test_a_curve_is_drawn_from_what_is_there_and_what_it_lacks(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "study")
+    file = write(tmp_path, {**two_models(), "curve_evaluations": [6]})
+    words = ("--cores", "2", "--configfile", file)
+    done = snakemake(tmp_path / "study", *words, targets=("results/tiny/curve.png",))
+    assert done.stderr.count("localrule sample:") == 4  # cfg has its 3 steps; none and agd lack 6, in two chunks
+    curve = json.loads((tmp_path / "study/results/tiny/curve.json").read_text())
+    assert {name: [p["evaluations"] for p in points] for name, points in curve["methods"].items()} == {
+        "none": [6], "cfg": [6], "agd": [6]
+    }  # fmt: skip
+    with Image.open(tmp_path / "study/results/tiny/curve.png") as picture:
+        assert min(picture.size) > 100
+
+
 def test_explain_says_why_and_what_with(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -74,7 +94,7 @@ def test_explain_says_why_and_what_with(finished, tmp_path, monkeypatch, capsys)
     explain.main(list(map(str, given)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{given[0]}: is up to date"
-    assert "  made by train, version 1" in lines
+    assert f"  made by train, version {VERSIONS['train']}" in lines
     assert any(line.startswith("  base: base, revision none, ") for line in lines)
     given[2] = write(tmp_path, two_models(text__train__steps=5))
     explain.main(list(map(str, given)))
