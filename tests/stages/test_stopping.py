@@ -104,10 +104,11 @@ def test_sampling_halves_a_batch_that_does_not_fit(base, tmp_path, monkeypatch, 
 
 
 def test_training_halves_a_micro_batch_that_does_not_fit(shards, tmp_path, monkeypatch, capsys):
-    command("train", *training_words(shards, tmp_path / "by-hand", "--micro-batch-size", 2, "--dropout", 0.2))
+    more = ("--dropout", 0.2, "--held-out-fraction", 0.2)
+    command("train", *training_words(shards, tmp_path / "by-hand", "--micro-batch-size", 2, *more))
     full_above(2, monkeypatch)
     capsys.readouterr()
-    command("train", *training_words(shards, tmp_path / "halved", "--micro-batch-size", 8, "--dropout", 0.2))
+    command("train", *training_words(shards, tmp_path / "halved", "--micro-batch-size", 8, *more))
     one_by_one = [("micro_batch_size: 8", "4"), ("micro_batch_size: 4", "2")]
     assert halvings(capsys.readouterr().out) == one_by_one * 3  # unadapted loss, fidelity, training
     assert files(tmp_path / "halved") == files(tmp_path / "by-hand")
