@@ -12,7 +12,7 @@ demo: .venv/installed
 	@snakemake --logger brief --cores $(CORES) results/digits-dit/fid.json > /dev/null
 	@echo
 	@cat results/digits-dit/fid.txt
-	@echo "Pictures: results/digits-dit/samples.png results/digits-dit/training.png"
+	@echo "Pictures: results/digits-dit/samples.png results/digits-dit/fidelity.png results/digits-dit/training.png"
 
 # A process per core, of one thread; a file's tests stay together, for they share what they have made.
 test: export OMP_NUM_THREADS = 1
