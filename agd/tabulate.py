@@ -154,7 +154,7 @@ def draw_training(path: Path, tables: list[Path]) -> None:
             for axis in others:
                 axis.plot(rows.step, rows.unexplained, color=line.get_color())
         loss.set(xlabel="training step", ylabel="mean squared error to the guided output")
-        loss.set_ylim(bottom=0)
+        loss.set_ylim(0, 1.08 * max(max(rows.base_loss[0], rows.loss.max()) for rows in seeds.values()))
         loss.legend(fontsize="small")
         for axis in others:
             axis.set(xlabel="training step", ylabel="unexplained, of trajectories held out", ylim=(0, 1.05))
