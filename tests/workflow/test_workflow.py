@@ -196,7 +196,7 @@ def test_the_rehearsal_walks_the_real_path(tmp_path):
     for model in models:
         record = json.loads((tmp_path / "results" / model / "fid.json").read_text())
         nfe = {name: row["nfe"] for name, row in record["methods"].items()}
-        assert nfe == {"none": 4, "cfg": 8, "agd": 4}
+        assert nfe == {"none": 4, "cfg": 8, "cfg-half": 4, "agd": 4}
         assert record["provenance"]["adapter"]["settings"]["dtype"] == "bfloat16"
     assert (tmp_path / "results" / "sdxl" / "prompts" / "trajectories.txt").is_file()
     again = snakemake(tmp_path, *more, "--dry-run", targets=targets)
