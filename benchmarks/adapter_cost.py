@@ -54,27 +54,41 @@ class Operators(TorchDispatchMode):
 def unet(shapes: dict) -> tuple[UNet2DConditionModel, dict]:
     """Return a UNet without weights, and the arguments of one pass."""
     with torch.device("meta"):
-        model = UNet2DConditionModel(**shapes).to(torch.bfloat16).eval()
-        side = shapes["sample_size"]
-        arguments = dict(
-            sample=torch.empty(1, 4, side, side, dtype=torch.bfloat16),
-            timestep=torch.empty(1),
-            encoder_hidden_states=torch.empty(1, 77, shapes["cross_attention_dim"], dtype=torch.bfloat16),
-        )
-        if "addition_embed_type" in shapes:
-            pooled = shapes["projection_class_embeddings_input_dim"] - 6 * shapes["addition_time_embed_dim"]
-            added = {"text_embeds": torch.empty(1, pooled, dtype=torch.bfloat16), "time_ids": torch.empty(1, 6)}
-            arguments["added_cond_kwargs"] = added
-    return model, arguments
+        return UNet2DConditionModel(**shapes).to(torch.bfloat16).eval(), unet_arguments(shapes, 1)
+
+
+def unet_arguments(shapes: dict, batch: int) -> dict:
+    """Return the arguments of one pass of a UNet in bfloat16, on the default device."""
+    side = shapes["sample_size"]
+    found = dict(
+        sample=torch.randn(batch, 4, side, side, dtype=torch.bfloat16),
+        timestep=torch.full((batch,), 500.0),
+        encoder_hidden_states=torch.randn(batch, 77, shapes["cross_attention_dim"], dtype=torch.bfloat16),
+    )
+    if "addition_embed_type" in shapes:
+        pooled = shapes["projection_class_embeddings_input_dim"] - 6 * shapes["addition_time_embed_dim"]
+        added = {
+            "text_embeds": torch.randn(batch, pooled, dtype=torch.bfloat16),
+            "time_ids": torch.full((batch, 6), 1024.0),
+        }
+        found["added_cond_kwargs"] = added
+    return found
 
 
 def dit(shapes: dict) -> tuple[DiTTransformer2DModel, dict]:
     """Return a DiT without weights, and the arguments of one pass."""
     with torch.device("meta"):
-        model = DiTTransformer2DModel(**shapes).to(torch.bfloat16).eval()
-        side = shapes["sample_size"]
-        x = torch.empty(1, 4, side, side, dtype=torch.bfloat16)
-        return model, dict(hidden_states=x, timestep=torch.empty(1), class_labels=torch.empty(1, dtype=torch.int64))
+        return DiTTransformer2DModel(**shapes).to(torch.bfloat16).eval(), dit_arguments(shapes, 1)
+
+
+def dit_arguments(shapes: dict, batch: int) -> dict:
+    """Return the arguments of one pass of a DiT in bfloat16, on the default device."""
+    side = shapes["sample_size"]
+    return dict(
+        hidden_states=torch.randn(batch, 4, side, side, dtype=torch.bfloat16),
+        timestep=torch.full((batch,), 500.0),
+        class_labels=torch.zeros(batch, dtype=torch.int64),
+    )
 
 
 def count(run: Callable) -> tuple[int, int]:

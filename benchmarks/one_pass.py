@@ -1,0 +1,126 @@
+"""Times one adapted pass against one plain pass and against guidance: `python -m benchmarks.one_pass`.
+
+Full-size denoisers with random weights, whose values don't affect the time, in bfloat16. The plain pass, guidance (one
+pass of twice the batch, as pipelines do) and each kind of adapter take turns in one process, for several rounds. Every
+figure is a ratio to the plain pass of the same round: the median, the lowest and the highest. Prints a line of JSON for
+each model and batch size.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+
+import torch
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
+
+from agd.adapters.attaching import attach, detach
+from agd.adapters.config import AdapterConfig
+from agd.dit.anatomy import ANATOMY as DIT
+from agd.sd.anatomy import ANATOMY as UNET
+from benchmarks.adapter_cost import DIT_XL, KINDS, SD21, dit_arguments, unet_arguments
+from benchmarks.sdxl_memory import SDXL, SMALL
+
+MODELS = {
+    "SDXL": (UNet2DConditionModel, SDXL, SMALL, unet_arguments, UNET),
+    "SD 2.1": (UNet2DConditionModel, SD21, SD21 | dict(sample_size=16, block_out_channels=(32,) * 4), unet_arguments, UNET),
+    "DiT-XL/2": (DiTTransformer2DModel, DIT_XL, DIT_XL | dict(num_layers=2), dit_arguments, DIT),
+}  # fmt: skip
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS, "lora 16 and embedding, merged"], default=list(KINDS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--passes", type=int, default=5, help="timed together in a round")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--small", action="store_true", help="small models of the same kinds")
+    return parser.parse_args()
+
+
+def seconds(call, passes: int, device: str) -> float:
+    """Time some calls together, in seconds."""
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(passes):
+        call()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def adapted(model, anatomy, kind: str):
+    """Attach adapters of a kind for the time of a block, at w = 5."""
+    chosen = KINDS[kind.removesuffix(", merged")]
+    adapters = attach(model, AdapterConfig(**chosen, zero_init=False), anatomy, freeze=False).eval()
+    try:
+        if kind.endswith(", merged"):
+            adapters.fuse(5.0)
+        with adapters.scale(5.0):
+            yield
+        if kind.endswith(", merged"):
+            adapters.unfuse()
+    finally:
+        detach(model)
+
+
+def measure(model, arguments, twice, anatomy, asked: argparse.Namespace) -> dict:
+    """Return for each way of sampling the ratios of its time to the plain pass's: median, lowest, highest."""
+    def plain():
+        model(**arguments)
+
+    def guided():
+        model(**twice)
+
+    # Attaching is outside the timed part, and warms up what it attached.
+    found = {name: [] for name in ("guidance", *asked.kinds)}
+    plain_seconds = []
+    for name in found:
+        call = guided if name == "guidance" else plain
+        seconds(plain, 2, asked.device)
+        plain_once = []
+        with contextlib.nullcontext() if name == "guidance" else adapted(model, anatomy, name):
+            seconds(call, 2, asked.device)
+        for _ in range(asked.rounds):
+            plain_once.append(seconds(plain, asked.passes, asked.device))
+            with contextlib.nullcontext() if name == "guidance" else adapted(model, anatomy, name):
+                seconds(call, 1, asked.device)
+                found[name].append(seconds(call, asked.passes, asked.device) / plain_once[-1])
+        plain_seconds += plain_once
+    ratios = {name: dict(median=statistics.median(r), lowest=min(r), highest=max(r)) for name, r in found.items()}
+    return {"seconds_per_plain_pass": statistics.median(plain_seconds) / asked.passes, "ratios": ratios}
+
+
+@torch.no_grad()
+def main() -> None:
+    asked = options()
+    for name in asked.models:
+        kind, large, small, make_arguments, anatomy = MODELS[name]
+        shapes = small if asked.small else large
+        torch.manual_seed(0)
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device(asked.device):
+            model = kind(**shapes).eval()
+        torch.set_default_dtype(torch.float32)
+        for batch in asked.batch_sizes:
+            with torch.device(asked.device):
+                arguments, twice = make_arguments(shapes, batch), make_arguments(shapes, 2 * batch)
+            found = {
+                "model": name,
+                "device": torch.cuda.get_device_name() if asked.device.startswith("cuda") else "cpu",
+                "torch": torch.__version__,
+                "batch_size": batch,
+                **measure(model, arguments, twice, anatomy, asked),
+            }
+            print(json.dumps(found), flush=True)
+        del model
+
+
+if __name__ == "__main__":
+    main()
