@@ -116,6 +116,8 @@ def run(files, settings: Settings, model_class) -> None:
     if adapted:
         adapters = saving.load(model.denoiser, files.dir, model.anatomy)
         adapters.current.guidance_scale = settings.guidance_scale
+        if adapters.config.kind == "lora":  # one w for all images: hundreds of small layers need not be called
+            adapters.fuse(settings.guidance_scale)
         made["adapter"] = description.get("provenance", {})
     record = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device), **made)
 

@@ -48,7 +48,7 @@ def study(base: str, classifier: Path, **changes) -> dict:
             "num_inference_steps": 4,
         }
         | {"guidance_min": 1, "guidance_max": 3, "dtype": "float32", "device": "cpu"},
-        "train": {"kind": "cross_attention", "hidden_size": 8, "steps": 4, "batch_size": 8, "num_workers": 0}
+        "train": {"rank": 2, "hidden_size": 8, "steps": 4, "batch_size": 8, "num_workers": 0}
         | {"dtype": "float32", "device": "cpu"},
         "sample": {"num_samples": 12, "chunk_size": 8, "guidance_scale": 1.5, "class_labels": "0-9"}
         | {"num_inference_steps": 3, "dtype": "float32", "device": "cpu"},

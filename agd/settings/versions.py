@@ -11,7 +11,7 @@ VERSIONS = {
     "prepare_reference": 1,
     "sample_trajectories": 1,
     "train": 2,
-    "sample": 1,
+    "sample": 2,
     "measure_fidelity": 1,
     "calculate_metrics": 1,
     "tabulate": 2,
