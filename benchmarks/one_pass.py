@@ -72,6 +72,7 @@ def adapted(model, anatomy, kind: str):
 
 def measure(model, arguments, twice, anatomy, asked: argparse.Namespace) -> dict:
     """Return for each way of sampling the ratios of its time to the plain pass's: median, lowest, highest."""
+
     def plain():
         model(**arguments)
 

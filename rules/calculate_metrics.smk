@@ -16,10 +16,11 @@ rule calculate_metrics:
     resources:
         gpu=gpu("calculate_metrics"),
     params:
+        own_gpus=own_gpus("calculate_metrics"),
         version=VERSIONS["calculate_metrics"],
         module=stage_module("calculate_metrics"),
         result=result_settings("calculate_metrics"),
         execution=execution_settings("calculate_metrics"),
     shell:
-        "python -m {params.module} --samples {input.samples} --ref {input.reference} --output {output}"
+        "{params.own_gpus}python -m {params.module} --samples {input.samples} --ref {input.reference} --output {output}"
         " {params.result} {params.execution} 2>&1 | tee {log}"

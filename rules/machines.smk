@@ -20,6 +20,16 @@ def gpu(stage):
     return number
 
 
+def own_gpus(stage):
+    """A param: the command that gives a job GPUs of its own. Like `execution_settings`. None if the setting names one."""
+
+    def command(wildcards, resources):
+        number = 0 if ":" in settings(stage, wildcards)["device"] else gpu(stage)(wildcards)
+        return f"python -m agd.runtime.gpus {number} " if number else ""
+
+    return command
+
+
 def launcher(stage):
     """A param: the module that starts a stage in several processes, if so set. Like `execution_settings`."""
 

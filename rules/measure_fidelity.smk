@@ -16,6 +16,7 @@ rule measure_fidelity:
     resources:
         gpu=gpu("measure_fidelity"),
     params:
+        own_gpus=own_gpus("measure_fidelity"),
         version=VERSIONS["measure_fidelity"],
         module=stage_module("measure_fidelity"),
         base=base,
@@ -23,5 +24,5 @@ rule measure_fidelity:
         result=result_settings("measure_fidelity"),
         execution=execution_settings("measure_fidelity"),
     shell:
-        "python -m {params.module} --dir $(dirname {input.adapter[0]}) --output {output} --base-model {params.base:q}"
+        "{params.own_gpus}python -m {params.module} --dir $(dirname {input.adapter[0]}) --output {output} --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.prompts} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -13,10 +13,11 @@ rule prepare_reference:
     resources:
         gpu=gpu("prepare_reference"),
     params:
+        own_gpus=own_gpus("prepare_reference"),
         version=VERSIONS["prepare_reference"],
         reference=reference,
         result=result_settings("prepare_reference"),
         execution=execution_settings("prepare_reference"),
     shell:
-        "python -m agd.prepare_reference --reference {params.reference:q} --output {output}"
+        "{params.own_gpus}python -m agd.prepare_reference --reference {params.reference:q} --output {output}"
         " {params.result} {params.execution} 2>&1 | tee {log}"

@@ -15,6 +15,7 @@ rule sample:
     resources:
         gpu=gpu("sample"),
     params:
+        own_gpus=own_gpus("sample"),
         version=VERSIONS["sample"],
         module=stage_module("sample"),
         base=base,
@@ -26,5 +27,5 @@ rule sample:
         ),
         execution=execution_settings("sample"),
     shell:
-        "python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
+        "{params.own_gpus}python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

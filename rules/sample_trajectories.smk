@@ -13,6 +13,7 @@ rule sample_trajectories:
     resources:
         gpu=gpu("sample_trajectories"),
     params:
+        own_gpus=own_gpus("sample_trajectories"),
         version=VERSIONS["sample_trajectories"],
         module=stage_module("sample_trajectories"),
         base=base,
@@ -21,5 +22,5 @@ rule sample_trajectories:
         result=result_settings("sample_trajectories"),
         execution=execution_settings("sample_trajectories"),
     shell:
-        "python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
+        "{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
         " {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

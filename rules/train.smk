@@ -16,6 +16,7 @@ rule train:
     resources:
         gpu=gpu("train"),
     params:
+        own_gpus=own_gpus("train"),
         version=VERSIONS["train"],
         launcher=launcher("train"),
         module=stage_module("train"),
@@ -23,5 +24,5 @@ rule train:
         result=result_settings("train"),
         execution=execution_settings("train"),
     shell:
-        "python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
+        "{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.result} {params.execution} 2>&1 | tee {log}"

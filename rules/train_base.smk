@@ -13,11 +13,12 @@ rule train_base:
     resources:
         gpu=gpu("train_base"),
     params:
+        own_gpus=own_gpus("train_base"),
         version=VERSIONS["train_base"],
         result=result_settings("train_base"),
         execution=execution_settings("train_base"),
     shell:
-        "python -m agd.digits.train_base --output-dir results/{wildcards.model}/base {params.result} {params.execution} 2>&1 | tee {log}"
+        "{params.own_gpus}python -m agd.digits.train_base --output-dir results/{wildcards.model}/base {params.result} {params.execution} 2>&1 | tee {log}"
 
 
 use rule train_base as train_base_sd with:

@@ -8,9 +8,12 @@ rule train_classifier:
         "results/benchmarks/train_classifier.tsv"
     conda:
         "../envs/agd.yaml"
+    resources:
+        gpu=gpu("train_classifier"),
     params:
+        own_gpus=own_gpus("train_classifier"),
         version=VERSIONS["train_classifier"],
         result=result_settings("train_classifier"),
         execution=execution_settings("train_classifier"),
     shell:
-        "python -m agd.digits.train_classifier --output {output.weights} {params.result} {params.execution} 2>&1 | tee {log}"
+        "{params.own_gpus}python -m agd.digits.train_classifier --output {output.weights} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -172,6 +172,21 @@ def test_training_takes_as_many_processes_as_are_set(finished, tmp_path):
         assert torch.allclose(one[name], two[name], atol=1e-4), name
 
 
+def test_a_job_on_a_gpu_has_its_own(base, classifier, tmp_path):
+    """tests/runtime/test_gpus.py runs what starts such a job's command."""
+    configuration = write(tmp_path, study(base, classifier, sample__device="auto", train__gpu=2, train__device="cuda"))
+    done = snakemake(tmp_path, "-n", "--configfile", configuration)
+    started = re.findall(
+        r"^Shell command: (python -m agd.runtime.gpus \d )?python -m .*?agd\.\w+\.(\w+) --", done.stdout, re.MULTILINE
+    )
+    by_stage = {stage: before for before, stage in started}
+    assert by_stage["sample"] == "python -m agd.runtime.gpus 1 "
+    assert by_stage["train"] == "python -m agd.runtime.gpus 2 "
+    assert by_stage["calculate_metrics"] == ""
+    configuration = write(tmp_path, study(base, classifier, sample__device="cuda:1"))
+    assert "agd.runtime.gpus" not in snakemake(tmp_path, "-n", "--configfile", configuration).stdout
+
+
 def test_lints():
     done = subprocess.run([sys.executable, "-m", "snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
