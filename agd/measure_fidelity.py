@@ -20,7 +20,7 @@ from agd.artifacts.sealed_json import write_sealed
 from agd.diffusion import schedulers
 from agd.diffusion.fidelity import compare, figures
 from agd.diffusion.guidance import two_passes
-from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise
+from agd.diffusion.sampling import decoded, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
@@ -102,7 +102,7 @@ class Measurement:
         scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)
         for *_, latents in denoise(predict, scheduler, start, self.settings.num_inference_steps):  # noqa: B007
             self.bar.update(len(start))
-        return latents.cpu(), self.model.images(latents).cpu() / 255
+        return latents.cpu(), decoded(self.model, latents) / 255
 
     def timesteps(self) -> list[float]:
         scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)

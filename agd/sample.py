@@ -19,7 +19,7 @@ from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import checksums, write_sealed
 from agd.diffusion import schedulers
 from agd.diffusion.guidance import two_passes
-from agd.diffusion.sampling import EvaluationCounter, denoise, generators, in_batches, in_turn, noise
+from agd.diffusion.sampling import EvaluationCounter, decoded, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
@@ -83,7 +83,7 @@ def sample_chunk(
             for latents_BCHW in sample_batch(model, settings, guidance, seed, batch, subjects):
                 bar.update(len(batch))
                 last_BCHW = latents_BCHW
-        return model.images(last_BCHW).cpu().numpy(), counter.evaluations, time.perf_counter() - started
+        return decoded(model, last_BCHW).numpy(), counter.evaluations, time.perf_counter() - started
 
     images, evaluations, seconds = zip(*in_batches(indices, settings.batch_size, images_of, bar), strict=True)
     cost = {"images": len(indices), "evaluations": sum(evaluations), "seconds": sum(seconds)}

@@ -42,6 +42,15 @@ def in_batches(indices: list[int], batch_size: int, work: Callable[[list[int]], 
         yield done
 
 
+def decoded(model, latents_BCHW: torch.Tensor) -> torch.Tensor:
+    """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8 on the CPU, in parts if they don't fit on the GPU."""
+
+    def images(number: int) -> torch.Tensor:
+        return torch.cat([model.images(part).cpu() for part in latents_BCHW.split(number)])
+
+    return fitting(len(latents_BCHW), "batch_size", images)[0]
+
+
 def noise(shape: Sequence[int], draw: Sequence[torch.Generator]) -> torch.Tensor:
     """Draw standard normal noise (B, *shape), one generator per sample."""
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in draw])

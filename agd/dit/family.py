@@ -31,14 +31,15 @@ class DiT:
     def __init__(
         self, name: str, dtype: torch.dtype, device: torch.device, conditions: bool = False, images: bool = False
     ):
-        """Open a folder or hub id. images: load the autoencoder. conditions: ignored, classes need no encoder.
+        """Open a folder or hub id. images: load the autoencoder, in fp32. conditions: ignored, classes need no encoder.
 
         Raises UserError if it is not a DiT pipeline.
         """
         folder = base_models.locate(name)
         base_models.index(folder, ["DiTPipeline"], _PARTS)
         without = {} if images else {"vae": None}
-        pipe = base_models.open_safely(DiTPipeline, folder, dtype=dtype, **without)
+        dtypes = {"default": dtype, "vae": torch.float32}
+        pipe = base_models.open_safely(DiTPipeline, folder, dtype=dtypes, **without)
         base_models.check_whole(folder, pipe.transformer, pipe.vae)
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
         self.scheduler = pipe.scheduler
@@ -95,8 +96,8 @@ class DiT:
 
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8."""
-        decoded = self.vae.decode((latents_BCHW / self.vae.config.scaling_factor).to(self.dtype)).sample
-        return ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        decoded = self.vae.decode(latents_BCHW.float() / self.vae.config.scaling_factor).sample
+        return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _config(folder: Path) -> dict:

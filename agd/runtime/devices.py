@@ -9,6 +9,12 @@ import torch
 from agd.runtime.errors import UserError
 
 Result = TypeVar("Result")
+# cuBLAS and cuDNN allocate workspaces of their own and name a full GPU in these ways.
+_FULL = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 def device(name: str) -> torch.device:
@@ -32,6 +38,18 @@ def describe(where: torch.device) -> str:
     return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
 
 
+@contextlib.contextmanager
+def full_gpu_suppressed():
+    """Suppress errors that say that the GPU is full: PyTorch's own, and those of the libraries beneath it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:
+        if not any(said in str(error) for said in _FULL):
+            raise
+
+
 def fitting(size: int, setting: str, work: Callable[[int], Result], alone: bool = True) -> tuple[Result, int]:
     """Run work(size), and halve the size until the GPU has enough memory. Returns the result and the size that fitted.
 
@@ -40,7 +58,7 @@ def fitting(size: int, setting: str, work: Callable[[int], Result], alone: bool 
     """
     while True:
         # Leave this block before the next try: the exception's traceback keeps GPU memory in use.
-        with contextlib.suppress(torch.OutOfMemoryError):
+        with full_gpu_suppressed():
             return work(size), size
         if size == 1 or not alone:
             what_to_do = "free it, or take a larger one" if size == 1 else "set a smaller one"

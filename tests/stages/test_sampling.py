@@ -36,6 +36,12 @@ def shard_of(base, indices, **changes) -> trajectories.Shard:
     )
 
 
+def test_the_autoencoder_decodes_in_full_precision(base):
+    opened = DiT(base, torch.bfloat16, torch.device("cpu"), images=True)
+    assert (opened.denoiser.dtype, opened.vae.dtype) == (torch.bfloat16, torch.float32)
+    assert opened.images(torch.zeros(1, *opened.latent_shape)).dtype == torch.uint8
+
+
 def test_seeds_belong_to_the_sample_and_differ_by_everything():
     seeds = [seed_of(s, purpose, i) for s in (0, 1) for purpose in ("trajectory", "sample") for i in range(100)]
     assert len(set(seeds)) == len(seeds)

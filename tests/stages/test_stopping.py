@@ -70,16 +70,20 @@ def test_sampling_leaves_nothing_half_written_at_sigterm(base, tmp_path, monkeyp
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def full_above(limit: int, monkeypatch) -> None:
-    """A GPU that has room for `limit` samples at once."""
-    call = DiT.call
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 YiB")
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def full_above(limit: int, monkeypatch, error: Exception = OUT_OF_MEMORY, method: str = "call") -> None:
+    """A GPU that has room for `limit` samples at once, in one of the model's methods."""
+    call = getattr(DiT, method)
 
     def on_a_small_gpu(self, x_BCHW, *arguments):
         if len(x_BCHW) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 YiB")
+            raise error
         return call(self, x_BCHW, *arguments)
 
-    monkeypatch.setattr(DiT, "call", on_a_small_gpu)
+    monkeypatch.setattr(DiT, method, on_a_small_gpu)
 
 
 def halvings(said: str) -> list[str]:
@@ -101,6 +105,26 @@ def test_sampling_halves_a_batch_that_does_not_fit(base, tmp_path, monkeypatch, 
     assert left == right
     if stage == "sample":
         assert b'"evaluations": 36' in files(tmp_path / "halved")["000000.json"]
+
+
+def test_libraries_beneath_say_full_in_their_own_words(base, tmp_path, monkeypatch, capsys):
+    full_above(4, monkeypatch, CUBLAS)
+    command("sample", "--base-model", base, *IMAGES, "--output-dir", tmp_path)
+    assert len(halvings(capsys.readouterr().out)) == 1
+    full_above(4, monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        command("sample", "--base-model", base, *IMAGES, "--output-dir", tmp_path)
+
+
+def test_decoding_that_does_not_fit_repeats_only_the_decoding(base, tmp_path, monkeypatch, capsys):
+    command("sample", "--base-model", base, *IMAGES, "--output-dir", tmp_path / "whole")
+    full_above(1, monkeypatch, method="images")
+    capsys.readouterr()
+    command("sample", "--base-model", base, *IMAGES, "--output-dir", tmp_path / "in-parts")
+    assert halvings(capsys.readouterr().out)
+    whole, in_parts = (files(tmp_path / name) for name in ("whole", "in-parts"))
+    assert in_parts["000000.zip"] == whole["000000.zip"]
+    assert b'"evaluations": 36' in in_parts["000000.json"]
 
 
 def test_training_halves_a_micro_batch_that_does_not_fit(shards, tmp_path, monkeypatch, capsys):
