@@ -19,6 +19,7 @@ from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import checksums, write_sealed
 from agd.diffusion import schedulers
 from agd.diffusion.guidance import two_passes
+from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import EvaluationCounter, decoded, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
@@ -108,9 +109,11 @@ def run(files, settings: Settings, model_class) -> None:
     if files.first >= stop:
         raise UserError(f"--first: {files.first} is beyond the last image, {stop - 1}")
 
-    model = model_class(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
+    measure = files.guidance == "cfg" and files.first == 0
+    opened = (base, model_class, settings, device)
+    model, measured = open_measured(*opened, files.seed, subjects, measure=measure, conditions=True, images=True)
     followed = model.follow(files)
-    made = {"guidance": files.guidance, "base": model.identity, "seed": files.seed}
+    made = {"guidance": files.guidance, "base": model.identity, "seed": files.seed, **measured}
     made["subjects"] = {"number": len(subjects), "sha256": digest(map(str, subjects))}
     made |= {"follows": followed} if followed else {}
     if adapted:

@@ -19,6 +19,7 @@ from agd.artifacts.files import make_folder
 from agd.artifacts.provenance import digest, provenance
 from agd.diffusion import schedulers
 from agd.diffusion.guidance import two_passes
+from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise, uniform
 from agd.runtime import devices
 from agd.runtime.errors import UserError
@@ -72,8 +73,13 @@ def _array(values: torch.Tensor) -> np.ndarray:
     return (values.float() if values.is_floating_point() else values).cpu().numpy()  # numpy has no bfloat16
 
 
-def sample_shard(model, settings: Settings, seed: int, indices: list[int], subjects: list, bar) -> trajectories.Shard:
-    """Sample the trajectories of these indices in batches, as one shard. Advances `bar` at each step."""
+def sample_shard(
+    model, settings: Settings, seed: int, indices: list[int], subjects: list, bar, **measured
+) -> trajectories.Shard:
+    """Sample the trajectories of these indices in batches, as one shard. Advances `bar` at each step.
+
+    measured: more fields for the provenance.
+    """
 
     def steps_of(batch: list[int]) -> list[dict[str, np.ndarray]]:
         steps = []
@@ -91,6 +97,7 @@ def sample_shard(model, settings: Settings, seed: int, indices: list[int], subje
         base=model.identity,
         seed=seed,
         subjects={"number": len(subjects), "sha256": digest(map(str, subjects))},
+        **measured,
     )
     return trajectories.Shard(
         pairs=np.concatenate([np.stack([step["pair"] for step in steps], axis=1) for steps in parts]),
@@ -107,7 +114,10 @@ def sample_shard(model, settings: Settings, seed: int, indices: list[int], subje
 
 
 def run(files, settings: Settings, model_class) -> None:
-    """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, otherwise all shards."""
+    """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, otherwise all shards.
+
+    The first shard of all also records how precise guidance is in the settings' dtype.
+    """
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
     settings, subjects = model_class.check(files.base_model, files, settings)
@@ -116,12 +126,14 @@ def run(files, settings: Settings, model_class) -> None:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
-    model = model_class(files.base_model, devices.dtype(settings.dtype), device, conditions=True)
+    opened = (files.base_model, model_class, settings, device)
+    model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, conditions=True)
     with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):
             indices = list(range(first, min(first + size, stop)))
-            shard = sample_shard(model, settings, files.seed, indices, subjects, bar)
+            shard = sample_shard(model, settings, files.seed, indices, subjects, bar, **measured)
             trajectories.write(folder / trajectories.shard_name(first), shard)
+            measured = {}
 
 
 main = entry_point(STAGE)
