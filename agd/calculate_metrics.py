@@ -29,6 +29,7 @@ class Settings:
     features: str
     features_weights: str
     max_features: int
+    assume_extractor: bool
     neighbours: int
     clip_model: str | None
     batch_size: int
@@ -117,7 +118,7 @@ def open_reference(source: str, extract: extractors.Extractor, settings: Setting
     if Path(source).suffix != ".npz":
         return references.compute_reference(source, extract, settings.max_features, settings.batch_size, STAGE)
     reference = references.read_reference(source)
-    # External statistics don't name their extractor; references made here do.
+    references.check_extractor(reference, source, extract.name, settings.assume_extractor)
     if reference.extractor and (reference.extractor, reference.weights_sha256) != (
         extract.name,
         extract.weights_sha256,
@@ -159,7 +160,8 @@ def run(files, settings: Settings) -> None:
         **cost,
         "num_samples": len(vectors),
         "features": extract.name,
-        "reference": {"source": reference.source, "images": reference.n},
+        "reference": {"source": reference.source, "images": reference.n}
+        | ({} if reference.extractor else {"extractor": "assumed"}),
         "provenance": provenance(
             STAGE, chosen, devices.describe(device), samples=made, weights=extract.weights_sha256, **measured_by
         ),

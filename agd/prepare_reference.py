@@ -22,6 +22,7 @@ class Settings:
     features: str
     features_weights: str
     max_features: int
+    assume_extractor: bool
     batch_size: int
     device: str
 
@@ -30,7 +31,9 @@ def run(files, settings: Settings) -> None:
     """Write the statistics and features of the reference as .npz."""
     can_write(files.output)
     if Path(files.reference).suffix == ".npz":
-        references.write_reference(files.output, references.read_reference(files.reference))
+        given = references.read_reference(files.reference)
+        references.check_extractor(given, files.reference, settings.features, settings.assume_extractor)
+        references.write_reference(files.output, given)
         return
     list_images(files.reference)  # report a missing or empty folder before loading weights
     extract = extractors.extractor(settings.features, settings.features_weights, devices.device(settings.device))

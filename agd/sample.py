@@ -110,7 +110,7 @@ def run(files, settings: Settings, model_class) -> None:
         raise UserError(f"--first: {files.first} is beyond the last image, {stop - 1}")
 
     measure = files.guidance == "cfg" and files.first == 0
-    opened = (base, model_class, settings, device)
+    opened = (base, model_class, settings, devices.dtype(settings.dtype), device)
     model, measured = open_measured(*opened, files.seed, subjects, measure=measure, conditions=True, images=True)
     followed = model.follow(files)
     made = {"guidance": files.guidance, "base": model.identity, "seed": files.seed, **measured}

@@ -126,7 +126,7 @@ def run(files, settings: Settings, model_class) -> None:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
-    opened = (files.base_model, model_class, settings, device)
+    opened = (files.base_model, model_class, settings, devices.dtype(settings.dtype), device)
     model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, conditions=True)
     with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):

@@ -88,9 +88,10 @@ def _figures(record: dict) -> dict:
 
 def table(record: dict, name: str) -> str:
     """Return the comparison as a few lines of text. name: the adapter's name."""
+    assumed = ", of a reference whose extractor is assumed" if "extractor" in record["reference"] else ""
     distance = "FID" if record["features"] == "inception-v3" else f"Fréchet distance ({record['features']})"
     head = f"{record['model']}: {record['num_samples']} images, w = {record['guidance_scale']}, {record['num_inference_steps']} steps, "
-    head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}"
+    head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}{assumed}"
     scored = any("clip_score" in row for row in record["methods"].values())
     lines = [head, f"{'method':10}{'distance':>10}{'KID':>10}{'precision':>11}{'recall':>8}{'NFE':>6}{'ms/image':>10}"]
     lines[1] += f"{'CLIP':>8}" if scored else ""

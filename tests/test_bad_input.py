@@ -186,7 +186,10 @@ MISTAKES = {
         ("one array for statistics", f"{METRICS} BAD/array.npz", "BAD/array.npz: not an .npz of statistics (mu, sigma)"),
         ("other arrays", f"{REFERENCE} BAD/other.npz", "BAD/other.npz: not an .npz of statistics (mu, sigma) (KeyError); make it again"),
         ("other shapes", f"{METRICS} BAD/flat.npz", "BAD/flat.npz: mu (64,) and sigma (64,) are not (D,) and (D, D); make it again"),
-        ("other width", f"{METRICS} BAD/width.npz", "BAD/width.npz: features of width 3, but digits-classifier gives 64; prepare it again"),
+        ("other width", f"{METRICS} BAD/width.npz --assume-extractor", "BAD/width.npz: features of width 3, but digits-classifier gives 64; prepare it again"),
+        ("statistics of who knows what", f"{METRICS} BAD/width.npz", "BAD/width.npz: doesn't say which extractor its statistics are of; if it is digits-classifier, say --assume-extractor"),
+        ("the same, to prepare", f"{REFERENCE} BAD/width.npz", "BAD/width.npz: doesn't say which extractor its statistics are of; if it is digits-classifier, say --assume-extractor"),
+        ("statistics of ADM's evaluator", f"{METRICS} BAD/adm.npz --assume-extractor", "BAD/adm.npz: statistics of ADM's evaluator (mu_s), which resizes images and reads Inception in its own way; give the images"),
         ("statistics that are not finite", f"{METRICS} BAD/nan.npz", "BAD/nan.npz: mu or sigma has values that are no finite numbers; make it again"),
         ("statistics of text", f"{METRICS} BAD/words.npz", "BAD/words.npz: mu or sigma has values that are no finite numbers"),
     ],
@@ -428,6 +431,7 @@ def bad_files(bad: Path, good: dict[str, Path]) -> None:
     np.savez(bad / "other.npz", x=np.zeros(3))
     np.savez(bad / "flat.npz", mu=np.zeros(64), sigma=np.zeros(64))
     np.savez(bad / "width.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(bad / "adm.npz", mu=np.zeros(64), sigma=np.eye(64), mu_s=np.zeros(3), sigma_s=np.eye(3))
     np.savez(bad / "nan.npz", mu=np.full(64, np.nan), sigma=np.eye(64))
     np.savez(bad / "words.npz", mu=np.full(64, "a"), sigma=np.full((64, 64), "a"))
 

@@ -17,6 +17,7 @@ class Model(Protocol):
     scheduler: object  # the model's own diffusers scheduler
     latent_shape: tuple[int, int, int]  # C, H, W
     device: torch.device
+    dtype: torch.dtype
     identity: dict  # agd.diffusion.base_models.identity
 
     def __init__(

@@ -14,7 +14,6 @@ import torch
 from agd.diffusion import schedulers
 from agd.diffusion.guidance import two_passes
 from agd.diffusion.sampling import denoise, generators, noise
-from agd.runtime import devices
 
 _STEPS = 8
 _TOO_MUCH = 0.05
@@ -59,19 +58,26 @@ class ExactGuidance:
         off = (self._differences(model) - self.differences).square().sum().item()
         error = math.sqrt(off / max(self.differences.square().sum().item(), 1e-30))
         if error > _TOO_MUCH:
-            dtype = self.settings.dtype
+            dtype = str(model.dtype).removeprefix("torch.")
             print(f"dtype: in {dtype}, guidance is wrong by {error:.0%}; float32 is slower and right", flush=True)
         return error
 
 
 def open_measured(
-    name: str, model_class, settings, device: torch.device, seed: int, subjects: list, measure: bool, **parts
+    name: str,
+    model_class,
+    settings,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    subjects: list,
+    measure: bool,
+    **parts,
 ) -> tuple:
-    """Open a model in the settings' dtype. Returns it, and {"guidance_error": error} for provenance.
+    """Open a model in a dtype. Returns it, and {"guidance_error": error} for provenance.
 
     {} if nothing is to be measured, or if the dtype is float32. parts: which parts of the model to open.
     """
-    dtype = devices.dtype(settings.dtype)
     if not measure or dtype is torch.float32:
         return model_class(name, dtype, device, **parts), {}
     exact = ExactGuidance(name, model_class, settings, device, seed, subjects)

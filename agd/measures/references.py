@@ -64,7 +64,7 @@ def _npy(value) -> bytes:
 def read_reference(path: str | Path) -> Reference:
     """Read an .npz file: one made here, or external statistics (mu, sigma), whose n and extractor are then unknown.
 
-    Raises UserError, naming the file, if it is damaged or holds no such statistics.
+    Raises UserError, naming the file, if it is damaged, holds no such statistics, or those of ADM's evaluator.
     """
     if Path(path).is_file():
         check_if_sealed(path)
@@ -75,6 +75,7 @@ def read_reference(path: str | Path) -> Reference:
                 name: arrays[name].item() for name in ("n", "extractor", "weights_sha256", "source") if name in arrays
             }
             features = arrays.get("features")
+            by_adm = "mu_s" in arrays
     except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file
         raise UserError(
             f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again"
@@ -83,8 +84,22 @@ def read_reference(path: str | Path) -> Reference:
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
     if not all(values.dtype.kind in "fiu" and np.isfinite(values).all() for values in (mu, sigma)):
         raise UserError(f"{path}: mu or sigma has values that are no finite numbers; make it again")
+    if by_adm:
+        raise UserError(
+            f"{path}: statistics of ADM's evaluator (mu_s), which resizes images and reads Inception in its own way; "
+            "give the images, or statistics made here"
+        )
     known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more
     return Reference(mu=mu, sigma=sigma, features=features, **known)
+
+
+def check_extractor(reference: Reference, path: str, extractor: str, assume: bool) -> None:
+    """Raise UserError if the statistics don't say which extractor they are of, unless the user says so (`assume`)."""
+    if not reference.extractor and not assume:
+        raise UserError(
+            f"{path}: doesn't say which extractor its statistics are of; if it is {extractor}, say --assume-extractor "
+            "(assume_extractor: true)"
+        )
 
 
 def compare(features: np.ndarray, reference: Reference, neighbours: int) -> dict[str, float | None]:

@@ -35,10 +35,10 @@ def test_the_error_is_that_of_the_difference(base, monkeypatch, capsys):
             return call_exactly(x_BCHW, t, conditions) * 1.25
         return output
 
-    settings = type("Settings", (), dict(dtype="bfloat16", scheduler="default", guided_channels=0))()
+    settings = type("Settings", (), dict(scheduler="default", guided_channels=0))()
     call_exactly = DiT(base, torch.float32, torch.device("cpu")).call
     monkeypatch.setattr(DiT, "call", off)
-    opened = (base, DiT, settings, torch.device("cpu"), 0, [3])
+    opened = (base, DiT, settings, torch.bfloat16, torch.device("cpu"), 0, [3])
     _, measured = precision.open_measured(*opened, measure=True, conditions=True)
     assert measured["guidance_error"] == pytest.approx(0.25, abs=1e-3)
     assert "dtype: in bfloat16, guidance is wrong by 25%; float32 is slower and right" in capsys.readouterr().out

@@ -122,6 +122,7 @@ SETTINGS = {
     "prepare_reference.features": ("inception-v3", referenced),
     "prepare_reference.features_weights": ("", referenced),
     "prepare_reference.max_features": (9, referenced),
+    "prepare_reference.assume_extractor": (True, referenced),
     "prepare_reference.batch_size": (9, nothing),
     "prepare_reference.device": ("auto", nothing),
     "sample_trajectories.num_trajectories": (20, lambda model: guided(model, ["000006", "000012", "000018"])),
