@@ -54,10 +54,20 @@ def _version(package: str) -> str | None:
 def model_fingerprint(folder: Path) -> str:
     """Return the sha256 over the configuration and weight files of one model folder (such as `base/transformer`)."""
     files = sorted(f for f in folder.iterdir() if f.name == "config.json" or f.suffix == ".safetensors")
+    files = [file for file in files if not is_unread_variant(file)]
     hasher = hashlib.sha256()
     for file in files:
         hasher.update(f"{file.name} {_content_hash(file)}\n".encode())
     return hasher.hexdigest()
+
+
+def is_unread_variant(file: Path) -> bool:
+    """Return whether a file is of another variant (`model.fp16.safetensors`) beside weights that are read instead."""
+    stem, *more = file.name.split(".")
+    plain = {("safetensors",), ("safetensors", "index", "json")}
+    if tuple(more) in plain or not {"safetensors"} & set(more):
+        return False
+    return any((file.parent / ".".join([stem, *words])).exists() for words in plain)
 
 
 def _content_hash(file: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from agd.artifacts.hub import hub_errors
-from agd.artifacts.provenance import model_fingerprint
+from agd.artifacts.provenance import is_unread_variant, model_fingerprint
 from agd.artifacts.sealed_json import check_folder, read_json
 from agd.runtime.errors import UserError, one_line
 
@@ -155,4 +155,4 @@ def revision(folder: Path) -> str | None:
 def files(folder: Path) -> list[str]:
     """List the files of a pipeline's folder that are read: configurations, weights and a tokenizer's merges, sorted."""
     read = (file for file in folder.rglob("*") if file.suffix in (".json", _SAFE) or file.name == "merges.txt")
-    return sorted(map(str, read))
+    return sorted(str(file) for file in read if not is_unread_variant(file))
