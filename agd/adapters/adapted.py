@@ -45,7 +45,7 @@ class AdaptedLinear(nn.Module):
             return output
         x = args[0]
         sum_BH = None if current.conditions is None else of_batch(current.conditions.sum_BH, len(x))
-        return output + self.adapter(x, sum_BH, of_batch(current.share_B, len(x))).to(output.dtype)
+        return self.adapter(x, sum_BH, of_batch(current.share_B, len(x)), output)
 
 
 class AdaptedOutput(nn.Module):

@@ -159,13 +159,16 @@ class BottleneckAttentionAdapter(BottleneckAdapter):
 
 
 class _Product(nn.Linear):
-    """A product with float32 weights, in the dtype of its input.
+    """A product with float32 weights, in the dtype of its input, added to `output` if there is one.
 
     A module, for offloading brings weights to the device when their module is called.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.weight.to(x.dtype))
+    def forward(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
+        if output is None:
+            return nn.functional.linear(x, self.weight.to(x.dtype))
+        x = x.flatten(0, -2).to(output.dtype)
+        return torch.addmm(output.flatten(0, -2), x, self.weight.to(x.dtype).T).view_as(output)
 
 
 class LowRankAdapter(nn.Module):
@@ -181,18 +184,19 @@ class LowRankAdapter(nn.Module):
             nn.init.zeros_(self.out.weight)
         self.modulation = nn.Linear(config.hidden_size, config.rank) if config.kind == "low_rank" else None
 
-    def forward(self, x: torch.Tensor, sum_BH: torch.Tensor | None, share_B: torch.Tensor) -> torch.Tensor:
-        """(B, ..., D) in any float dtype -> (B, ..., E) in the same, to be added to the linear layer's output.
+    def forward(
+        self, x: torch.Tensor, sum_BH: torch.Tensor | None, share_B: torch.Tensor, output: torch.Tensor
+    ) -> torch.Tensor:
+        """x (B, ..., D) and the linear layer's output (B, ..., E), in one float dtype -> the updated output.
 
         share_B: factor of each sample's update. Products are in the dtype of x: there are hundreds of these layers, and
-        copies of x in float32 would take more memory than the base.
+        copies of x in float32 would take more memory than the base. Few operators, for each is a call of the GPU.
         """
         factor_BR = share_B[:, None]
         if self.modulation is not None:
             factor_BR = factor_BR * (1 + self.modulation(sum_BH))
-        inner = self.down(x)
-        inner = inner * factor_BR.view(len(x), *[1] * (x.ndim - 2), -1).to(x.dtype)
-        return self.out(inner)
+        inner = self.down(x).mul_(factor_BR.view(len(x), *[1] * (x.ndim - 2), -1))
+        return self.out(inner, output)
 
 
 class EmbeddingAdapter(nn.Module):
