@@ -28,6 +28,7 @@ class Settings:
 
     features: str
     features_weights: str
+    image_size: int
     max_features: int
     assume_extractor: bool
     neighbours: int
@@ -126,6 +127,10 @@ def open_reference(source: str, extract: extractors.Extractor, settings: Setting
         raise UserError(
             f"{source}: features of {reference.extractor} or other weights, not of {extract.name} as given; prepare it again"
         )
+    if reference.extractor and reference.image_size != extract.image_size:
+        raise UserError(
+            f"{source}: of images at image_size {reference.image_size}, not {extract.image_size} as given; prepare it again"
+        )
     return reference
 
 
@@ -140,7 +145,7 @@ def run(files, settings: Settings) -> None:
     device = devices.device(settings.device)
     cost = total_cost(samples)
     score, scored_by = prompt_score(samples, settings, device)
-    extract = extractors.extractor(settings.features, settings.features_weights, device)
+    extract = extractors.extractor(settings.features, settings.features_weights, device, settings.image_size)
     reference = open_reference(files.ref, extract, settings)
     vectors, made = sample_features(samples, extract, settings.batch_size)
     smallest = min(len(vectors), len(reference.features) if reference.features is not None else len(vectors))

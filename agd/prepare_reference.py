@@ -21,6 +21,7 @@ class Settings:
 
     features: str
     features_weights: str
+    image_size: int
     max_features: int
     assume_extractor: bool
     batch_size: int
@@ -36,7 +37,8 @@ def run(files, settings: Settings) -> None:
         references.write_reference(files.output, given)
         return
     list_images(files.reference)  # report a missing or empty folder before loading weights
-    extract = extractors.extractor(settings.features, settings.features_weights, devices.device(settings.device))
+    device = devices.device(settings.device)
+    extract = extractors.extractor(settings.features, settings.features_weights, device, settings.image_size)
     reference = references.compute_reference(
         files.reference, extract, settings.max_features, settings.batch_size, STAGE
     )

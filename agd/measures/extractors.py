@@ -22,21 +22,41 @@ INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
 
 @dataclasses.dataclass(frozen=True)
 class Extractor:
-    """A feature extractor. prepare: picture -> input tensor (C, H, W). model: (B, C, H, W) -> features (B, D)."""
+    """A feature extractor. prepare: picture -> input tensor (C, H, W). model: (B, C, H, W) -> features (B, D).
+
+    image_size: pictures are cropped and resized to this first (`centre_crop`); 0 leaves them as they are.
+    """
 
     name: str
     weights_sha256: str
     prepare: Callable[[Image.Image], torch.Tensor]
     model: nn.Module
     device: torch.device
+    image_size: int = 0
 
     @torch.no_grad()
     def __call__(self, images: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
         """Yield features (up to batch_size, D) float32, batch by batch."""
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
-            x = torch.stack([self.prepare(image) for image in batch]).to(self.device)
+            x = torch.stack([self.prepare(centre_crop(image, self.image_size)) for image in batch]).to(self.device)
             yield self.model(x).float().cpu().numpy()
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Crop the largest square at the centre, at size x size pixels. 0: return the picture as it is.
+
+    As for ADM (Dhariwal and Nichol, arXiv 2105.05233): halve by box filters while the shorter side is at least twice the
+    size, resize it bicubically to the size, then crop.
+    """
+    if not size or image.size == (size, size):
+        return image
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 def _digits(weights: str, device: torch.device) -> Extractor:
@@ -96,12 +116,12 @@ def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_p
 _EXTRACTORS = {"digits-classifier": _digits, "inception-v3": _inception, "dinov2": _dinov2}
 
 
-def extractor(name: str, weights: str, device: torch.device) -> Extractor:
+def extractor(name: str, weights: str, device: torch.device, image_size: int = 0) -> Extractor:
     """Open an extractor. weights: a file, or empty to download it. Raises UserError if it is not available.
 
     Inception's weights are checked against a known sha256; DINOv2's are used as timm gets them from the hub.
     """
-    return _EXTRACTORS[name](weights, device)
+    return dataclasses.replace(_EXTRACTORS[name](weights, device), image_size=image_size)
 
 
 def _existing(weights: str) -> Path:

@@ -25,6 +25,7 @@ class Reference:
     extractor: str
     weights_sha256: str
     source: str
+    image_size: int = 0
 
 
 def compute_reference(source: str, extract: Extractor, max_features: int, batch_size: int, stage: str) -> Reference:
@@ -47,7 +48,8 @@ def compute_reference(source: str, extract: Extractor, max_features: int, batch_
             bar.update(len(features))
     mu = total / seen
     sigma = (outer - seen * np.outer(mu, mu)) / (seen - 1)
-    return Reference(mu, sigma, seen, np.stack(kept), extract.name, extract.weights_sha256, str(source))
+    by = (extract.name, extract.weights_sha256, str(source), extract.image_size)
+    return Reference(mu, sigma, seen, np.stack(kept), *by)
 
 
 def write_reference(path: str | Path, reference: Reference) -> None:
@@ -71,9 +73,8 @@ def read_reference(path: str | Path) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mu, sigma = arrays["mu"], arrays["sigma"]
-            more = {
-                name: arrays[name].item() for name in ("n", "extractor", "weights_sha256", "source") if name in arrays
-            }
+            own = ("n", "extractor", "weights_sha256", "source", "image_size")
+            more = {name: arrays[name].item() for name in own if name in arrays}
             features = arrays.get("features")
             by_adm = "mu_s" in arrays
     except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file

@@ -127,6 +127,32 @@ def test_bare_statistics_give_the_distance_only(tmp_path, classifier, images):
     assert found["kid"] is found["precision"] is found["recall"] is None
 
 
+def test_a_photograph_is_cropped_at_its_centre():
+    """Stripes of three colours: only the middle one is in the square."""
+    wide = np.zeros((100, 300, 3), np.uint8)
+    wide[:, :100, 0] = wide[:, 100:200, 1] = wide[:, 200:, 2] = 255
+    for size in (20, 64, 100, 150):
+        cropped = np.asarray(extractors.centre_crop(Image.fromarray(wide), size))
+        assert cropped.shape == (size, size, 3)
+        inner = cropped[:, 2:-2].reshape(-1, 3)
+        assert (inner == [0, 255, 0]).all()
+    square = Image.fromarray(wide[:, :100])
+    assert extractors.centre_crop(square, 100) is square
+    assert extractors.centre_crop(square, 0) is square
+
+
+def test_a_reference_of_another_size_is_refused(classifier, images, tmp_path, capsys):
+    words = ("--reference", images / "images.zip", "--output", tmp_path / "r.npz", "--features-weights", classifier)
+    command("prepare_reference", *words, "--image-size", 6, family=None)
+    cost = {"images": 60, "evaluations": 60, "seconds": 1, "files": checksums(images, ["images.zip"])}
+    (images / "images.json").write_bytes(sealed_json(cost))
+    given = ("--ref", tmp_path / "r.npz", "--samples", images / "images.zip", "--features-weights", classifier)
+    with pytest.raises(SystemExit):
+        command("calculate_metrics", *given, "--output", tmp_path / "m.json")
+    assert "r.npz: of images at image_size 6, not 0 as given; prepare it again" in capsys.readouterr().err
+    assert references.read_reference(tmp_path / "r.npz").image_size == 6
+
+
 def test_statistics_of_another_extractor_are_refused(classifier, images, tmp_path, capsys):
     reference = references.compute_reference(str(images / "images.zip"), extractor(classifier), 1000, 16, "test")
     references.write_reference(

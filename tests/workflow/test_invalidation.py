@@ -121,6 +121,7 @@ SETTINGS = {
     "prepare_prompts.seed": (1, prompted),
     "prepare_reference.features": ("inception-v3", referenced),
     "prepare_reference.features_weights": ("", referenced),
+    "prepare_reference.image_size": (6, referenced),
     "prepare_reference.max_features": (9, referenced),
     "prepare_reference.assume_extractor": (True, referenced),
     "prepare_reference.batch_size": (9, nothing),
