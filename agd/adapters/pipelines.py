@@ -49,8 +49,17 @@ def _wrapped(stock: type) -> type:
     def __call__(self, *args, **kwargs):
         return _call(self, stock, args, kwargs)
 
+    def __reduce_ex__(self, protocol):  # pickle would look for this class under its parent's name
+        return _unpickled, (stock,), self.__dict__
+
+    own = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "_stock_class": stock}
     same = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(stock.__name__, (stock,), {"__call__": __call__, "_stock_class": stock, **same})
+    return type(stock.__name__, (stock,), {**own, **same})
+
+
+def _unpickled(stock: type):
+    """Make an empty wrapped pipeline, which pickle fills."""
+    return object.__new__(_wrapped(stock))
 
 
 def _call(pipe, stock: type, args: tuple, kwargs: dict):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -88,7 +89,8 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
             f"this one ({_shape_words(here)}); give the base it was trained on, or a fine-tune of it"
         )
     weights = read_weights(folder, description)
-    adapters = attach(denoiser, config, anatomy, freeze=False)
+    with torch.random.fork_rng(devices=[]):  # a seeded script must draw the same numbers with adapters as without
+        adapters = attach(denoiser, config, anatomy, freeze=False)
     try:
         adapters.load_state_dict(weights)
     except RuntimeError:

@@ -1,5 +1,6 @@
 """The public door: `import agd` in anybody's script, on stock pipelines."""
 
+import pickle
 import subprocess
 import sys
 
@@ -195,6 +196,26 @@ def test_the_wrapped_class_passes_for_its_own(loaded, tmp_path):
 
 
 # The guidance scale
+
+
+def test_a_pipeline_goes_through_pickle(loaded):
+    """As process pools send it. The copy is adapted, and unloads by itself."""
+    pipe, _ = loaded
+    copy = pickle.loads(pickle.dumps(pipe))
+    calls = observed(copy.unet)
+    assert torch.equal(images(copy), images(pipe))
+    assert len(calls) == 2
+    agd.unload(copy)
+    assert type(copy) is pipe._stock_class
+    assert not torch.equal(images(copy), images(pipe))
+
+
+def test_loading_and_unloading_draw_no_random_numbers(trained):
+    pipe = pipeline()
+    before = torch.random.get_rng_state()
+    agd.load(pipe, trained["sd"])
+    agd.unload(pipe)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_default_scale_is_the_pipelines_own(loaded):
