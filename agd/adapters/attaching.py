@@ -28,7 +28,7 @@ def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy, freeze:
         denoiser.get_parameter(name).requires_grad_(False)
     denoiser.eval()
     adapters = Adapters(denoiser, config, anatomy).to(diffusers_integration.execution_device(denoiser))
-    adapters.before = training, frozen
+    adapters.before = training, frozen, _has_loras(denoiser)
     denoiser.add_module("agd", adapters)
     adapters.connect(denoiser)
     diffusers_integration.integrate(denoiser)
@@ -40,13 +40,19 @@ def detach(denoiser: nn.Module) -> None:
     if not hasattr(denoiser, "agd"):
         raise UserError("this denoiser carries no adapters; there is nothing to detach")
     denoiser.agd.disconnect()
-    training, frozen = denoiser.agd.before
-    del denoiser.agd
     diffusers_integration.restore(denoiser)
+    training, frozen, had_loras = denoiser.agd.before
+    del denoiser.agd
     for name, module in denoiser.named_modules():
         module.training |= name in training
+    if _has_loras(denoiser) and not had_loras:
+        return  # PEFT froze the base for a LoRA that was added since
     for name, parameter in denoiser.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or name in frozen)
+
+
+def _has_loras(denoiser: nn.Module) -> bool:
+    return bool(getattr(denoiser, "peft_config", None))
 
 
 def size(denoiser: nn.Module) -> dict[str, float]:

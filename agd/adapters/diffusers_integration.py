@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable
 
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from agd.runtime.errors import UserError
@@ -19,26 +20,37 @@ _FLAG, _EMBEDDING_WIDTH = "time_cond_proj_dim", 8
 
 
 def integrate(denoiser: nn.Module) -> None:
-    """Make diffusers treat the denoiser as adapted.
-
-    Everything is set on the instance, so deleting it restores the class.
-    """
+    """Make diffusers treat the denoiser as adapted. Everything is set on the instance; `restore` gives back what was there."""
     set_flag(denoiser, on=True)
-    denoiser.save_pretrained = types.MethodType(_save_base(type(denoiser)), denoiser)
-    denoiser._skip_layerwise_casting_patterns = [*(denoiser._skip_layerwise_casting_patterns or []), "agd"]
-    denoiser.enable_gradient_checkpointing = types.MethodType(enable_gradient_checkpointing, denoiser)
-    if denoiser.is_gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+    ours = {
+        "save_pretrained": types.MethodType(_save_base(type(denoiser)), denoiser),
+        "_skip_layerwise_casting_patterns": [*(denoiser._skip_layerwise_casting_patterns or []), "agd"],
+        "enable_gradient_checkpointing": types.MethodType(enable_gradient_checkpointing, denoiser),
+    }
+    denoiser.agd.replaced = {name: vars(denoiser)[name] for name in ours if name in vars(denoiser)}
+    vars(denoiser).update(ours)
+    recomputed = {n: m for n, m in denoiser.named_modules() if getattr(m, "gradient_checkpointing", False)}
+    denoiser.agd.recomputed_by = {name: module._gradient_checkpointing_func for name, module in recomputed.items()}
+    for module in recomputed.values():
+        module._gradient_checkpointing_func = denoiser.agd.checkpointed
     _forget_compiled()
 
 
 def restore(denoiser: nn.Module) -> None:
-    """Undo `integrate`."""
+    """Undo `integrate`, before the adapters are removed. Recomputing that was switched on or off since stays so."""
     set_flag(denoiser, on=False)
-    del denoiser.save_pretrained, denoiser._skip_layerwise_casting_patterns, denoiser.enable_gradient_checkpointing
-    if denoiser.is_gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
+    for name in ("save_pretrained", "_skip_layerwise_casting_patterns", "enable_gradient_checkpointing"):
+        del vars(denoiser)[name]
+    vars(denoiser).update(denoiser.agd.replaced)
+    for name, module in denoiser.named_modules():
+        if getattr(module, "_gradient_checkpointing_func", None) == denoiser.agd.checkpointed:
+            module._gradient_checkpointing_func = denoiser.agd.recomputed_by.get(name, _recompute)
     _forget_compiled()
+
+
+def _recompute(block: Callable, *args):
+    """Recompute a block in the backward pass, as diffusers does by default."""
+    return torch.utils.checkpoint.checkpoint(block, *args, use_reentrant=False)
 
 
 def is_flagged(denoiser: nn.Module) -> bool:

@@ -168,6 +168,51 @@ def test_a_model_in_training_mode_is_given_back_so(trained):
     assert all(parameter.requires_grad for parameter in model.parameters() if parameter.is_floating_point())
 
 
+def test_what_a_user_set_on_the_denoiser_is_given_back(trained):
+    """A recomputing function of their own in some blocks only, and a `save_pretrained` of their own."""
+    pipe = pipeline()
+
+    def own(*args):
+        raise AssertionError("never called here")
+
+    blocks = {name: m for name, m in pipe.unet.named_modules() if hasattr(m, "gradient_checkpointing")}
+    chosen = next(iter(blocks.values()))
+    chosen.gradient_checkpointing, chosen._gradient_checkpointing_func = True, own
+    pipe.unet.save_pretrained = own
+    agd.load(pipe, trained["sd"])
+    assert chosen._gradient_checkpointing_func == pipe.unet.agd.checkpointed
+    assert [name for name, m in blocks.items() if m.gradient_checkpointing] == [next(iter(blocks))]
+    agd.unload(pipe)
+    assert chosen._gradient_checkpointing_func is own
+    assert [name for name, m in blocks.items() if m.gradient_checkpointing] == [next(iter(blocks))]
+    assert vars(pipe.unet)["save_pretrained"] is own
+    assert "enable_gradient_checkpointing" not in vars(pipe.unet)
+
+
+def test_recomputing_switched_on_while_adapted_stays_on(trained):
+    pipe = pipeline()
+    agd.load(pipe, trained["sd"])
+    pipe.unet.enable_gradient_checkpointing()
+    agd.unload(pipe)
+    assert pipe.unet.is_gradient_checkpointing
+    x, text = torch.randn(1, 4, 16, 16, requires_grad=True), torch.randn(1, 5, pipe.unet.config.cross_attention_dim)
+    pipe.unet.train()(x, 3, text).sample.sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_a_base_that_peft_froze_stays_frozen(trained):
+    """New adapters, then a LoRA for training, then no adapters: as without adapters."""
+    from peft import LoraConfig
+
+    stock, adapted = pipeline().unet, pipeline().unet
+    agd.attach(adapted, agd.AdapterConfig(hidden_size=8))
+    for unet in (stock, adapted):
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    agd.detach(adapted)
+    trainable = [{n for n, p in unet.named_parameters() if p.requires_grad} for unet in (stock, adapted)]
+    assert trainable[0] == trainable[1]
+
+
 @pytest.mark.parametrize("prompts", [1, 8])
 @pytest.mark.parametrize("images_each", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
