@@ -120,7 +120,8 @@ def run(files, settings: Settings, model_class) -> None:
         adapters = saving.load(model.denoiser, files.dir, model.anatomy)
         adapters.current.guidance_scale = settings.guidance_scale
         if adapters.config.kind == "lora":  # one w for all images: hundreds of small layers need not be called
-            adapters.fuse(settings.guidance_scale)
+            with devices.full_gpu_suppressed():  # without the room for it, it goes on unmerged
+                adapters.fuse(settings.guidance_scale)
         made["adapter"] = description.get("provenance", {})
     record = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device), **made)
 

@@ -33,7 +33,7 @@ def integrate(denoiser: nn.Module) -> None:
     denoiser.agd.recomputed_by = {name: module._gradient_checkpointing_func for name, module in recomputed.items()}
     for module in recomputed.values():
         module._gradient_checkpointing_func = denoiser.agd.checkpointed
-    _forget_compiled()
+    forget_compiled()
 
 
 def restore(denoiser: nn.Module) -> None:
@@ -45,7 +45,7 @@ def restore(denoiser: nn.Module) -> None:
     for name, module in denoiser.named_modules():
         if getattr(module, "_gradient_checkpointing_func", None) == denoiser.agd.checkpointed:
             module._gradient_checkpointing_func = denoiser.agd.recomputed_by.get(name, _recompute)
-    _forget_compiled()
+    forget_compiled()
 
 
 def _recompute(block: Callable, *args):
@@ -115,7 +115,7 @@ def execution_device(denoiser: nn.Module) -> torch.device:
     return next((device for device in devices if device is not None), denoiser.device)
 
 
-def _forget_compiled() -> None:
+def forget_compiled() -> None:
     """Clear compiled code: it does not notice added or removed hooks, and must be compiled again."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -1,12 +1,10 @@
 """The state of one forward pass, shared by the denoiser's adapters."""
 
-import dataclasses
-from collections.abc import Callable
+import threading
 
 import torch
 
 from agd.adapters.config import AdapterConfig
-from agd.adapters.layers import Conditions
 from agd.runtime.errors import UserError
 
 
@@ -15,23 +13,53 @@ def constant(number: float) -> torch.Tensor:
     return torch.tensor(number, dtype=torch.float32, device="cpu")
 
 
-@dataclasses.dataclass(eq=False)
+def _of_thread(name: str, default=None) -> property:
+    """An attribute that each thread has for itself. Written so that torch.compile follows it."""
+
+    def read(self):
+        return getattr(self.here, name, default)
+
+    def write(self, value):
+        setattr(self.here, name, value)
+
+    return property(read, write)
+
+
 class ForwardPass:
     """The state of one forward pass, shared by the denoiser's adapters. It is kept until the next pass begins.
 
-    This is a plain object, so that hooks in any thread, and a later recomputation, find it.
-    Callers set guidance_scale and strength. Each pass sets the rest: its arguments, w as given and per sample, the
-    features it is conditioned on and their embedding, and the factor of its adapters' outputs (0 where w <= 1).
+    Each thread has its own: pipelines in several threads may share a denoiser. A thread in which PyTorch recomputes
+    blocks gets that of the forward pass from `Adapters.checkpointed`.
+    Callers set guidance_scale, and `off` for a call that the base model guides by itself. Each pass sets the rest: its
+    arguments, w as given and per sample, the features it is conditioned on and their embedding, and the factor of its
+    adapters' outputs (0 where w <= 1).
     """
 
-    guidance_scale: torch.Tensor | float | Callable | None = None
-    strength: torch.Tensor = dataclasses.field(default_factory=lambda: constant(1.0))
-    arguments: dict = dataclasses.field(default_factory=dict)
-    w: torch.Tensor | float | None = None
-    w_B: torch.Tensor | None = None
-    features: dict = dataclasses.field(default_factory=dict)
-    conditions: Conditions | None = None
-    share_B: torch.Tensor | None = None
+    guidance_scale = _of_thread("guidance_scale")  # () or (B,) tensor, a number, a function of the timestep, or None
+    off = _of_thread("off", False)
+    arguments = _of_thread("arguments")  # by name
+    w = _of_thread("w")
+    w_B = _of_thread("w_B")
+    features = _of_thread("features")  # by name
+    conditions = _of_thread("conditions")  # agd.adapters.layers.Conditions
+    share_B = _of_thread("share_B")
+
+    def __init__(self, kept: dict | None = None):
+        self.here = threading.local()
+        self.restore(kept or {})
+
+    def kept(self) -> dict:
+        """Return this thread's state."""
+        return dict(vars(self.here))
+
+    def restore(self, kept: dict) -> None:
+        """Replace this thread's state by one that `kept` returned."""
+        vars(self.here).clear()
+        vars(self.here).update(kept)
+
+    def __reduce__(self):
+        """Let copies and pickles of the adapters keep what the caller has set. They begin with a pass of their own."""
+        return ForwardPass, ({name: value for name, value in self.kept().items() if name in ("guidance_scale", "off")},)
 
 
 def per_sample(w: torch.Tensor, batch: int) -> torch.Tensor:

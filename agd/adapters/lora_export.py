@@ -31,8 +31,8 @@ guidance off (`guidance_scale=1`): one pass per step then gives about what guida
 {rows}
 
 ```python
-pipe.load_lora_weights(folder)
-pipe.set_adapters("default_0", {middle:.3g})  # as guidance_scale={w:g}
+pipe.load_lora_weights(folder, adapter_name="guidance")
+pipe.set_adapters("guidance", {middle:.3g})  # as guidance_scale={w:g}
 pipe("a prompt", guidance_scale=1)
 ```
 
@@ -52,6 +52,8 @@ def export_lora(adapters: Adapters, folder: str | Path) -> None:
             f"export_lora: only an adapter of kind lora with gain and without embedding is an ordinary LoRA; this one is "
             f"{config.kind}{', embedding' if config.embeds else ''}{'' if config.gain else ', no gain'}"
         )
+    if adapters.strength != 1:
+        raise UserError(f"export_lora: strength is {adapters.strength:g}, which a LoRA's user chooses; set it to 1")
     if type(adapters.host).__name__ != "UNet2DConditionModel":
         raise UserError(f"export_lora: diffusers loads no LoRA into a {type(adapters.host).__name__}; use agd.save")
     from safetensors.torch import save_file

@@ -61,9 +61,9 @@ class Adapters(nn.Module):
             }
         )
         self.handles, self.layer_handles = [], []
-        self.enabled, self.fused = True, None
+        self.enabled, self.fused, self._strength = True, None, constant(1.0)
         self.record, self.source = {}, None
-        self.said, self.seen = set(), None
+        self.said, self.seen, self.alone = set(), None, []
 
     def _apply(self, fn, recurse=True):
         """Follow the base to another device, but keep the dtype."""
@@ -82,22 +82,22 @@ class Adapters(nn.Module):
     @property
     def strength(self) -> float:
         """The factor of the adapters' outputs: 0 is the base model, 1 is the trained strength."""
-        return self.current.strength.item()
+        return self._strength.item()
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._check_not_fused("strength")
-        self.current.strength = constant(value)
+        self.check_not_fused("strength")
+        self._strength = constant(fusing.number(value, "strength"))
 
     @contextlib.contextmanager
     def scale(self, w: float | torch.Tensor | Callable) -> Iterator[None]:
-        """Set the guidance scale w for all passes of the denoiser inside the block.
+        """Set the guidance scale w for all passes of the denoiser inside the block, in this thread.
 
         w: a number, one per sample (B,), or a function that takes the denoiser's timestep and returns either.
         """
         fusing.check_fused(self, w)
         if not callable(w):
-            w = w if isinstance(w, torch.Tensor) else constant(w)
+            w = w if isinstance(w, torch.Tensor) else constant(fusing.number(w, "guidance scale"))
             self.check_range(w)
         before, self.current.guidance_scale = self.current.guidance_scale, w
         try:
@@ -107,7 +107,7 @@ class Adapters(nn.Module):
 
     def disable(self) -> None:
         """Switch the adapters off until `enable`: the pipeline guides the base model in two passes."""
-        self._check_not_fused("disable")
+        self.check_not_fused("disable")
         self.enabled = False
         set_flag(self.host, on=False)
 
@@ -116,9 +116,9 @@ class Adapters(nn.Module):
         self.enabled = True
         set_flag(self.host, on=True)
 
-    def _check_not_fused(self, what: str) -> None:
+    def check_not_fused(self, what: str) -> None:
         if self.fused is not None:
-            raise UserError(f"{what}: the adapter is merged for w = {self.fused[0]:g}; unfuse it first")
+            raise UserError(f"{what}: the adapter is merged for w = {self.fused[0]:g} (fuse); unfuse it first")
 
     def say_once(self, words: str) -> None:
         if words not in self.said:
@@ -126,8 +126,9 @@ class Adapters(nn.Module):
             warnings.warn(f"agd: {words}", stacklevel=3)
 
     def check_range(self, w: torch.Tensor) -> None:
-        """Warn once if a guidance scale is outside the trained range. 1 or less gives no warning: it is the base
-        model."""
+        """Warn once if a guidance scale is outside the trained range; 1 or less is the base model, and inside."""
+        if not w.isfinite().all():
+            raise UserError("guidance scale: not finite; give numbers such as 2.0")
         if self.guidance_range is not None:
             low, high = self.guidance_range
             if ((w > high) | ((w > 1) & (w < low))).any():
@@ -137,11 +138,12 @@ class Adapters(nn.Module):
     def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Forward pre-hook of the denoiser: store the arguments and w. Uses no weights: they may still be offloaded."""
         current = self.current
-        if self._attentions and self.enabled and not torch.compiler.is_compiling():
+        enabled = self.enabled and not current.off
+        if self._attentions and enabled and not torch.compiler.is_compiling():
             fusing.check_projections(self.config.kind, self._attentions)
         current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
         embedded = current.arguments.pop("timestep_cond", None)
-        current.w_B, current.w = None, self._guidance_scale(embedded) if self.enabled else None
+        current.w_B, current.w = None, self._guidance_scale(embedded) if enabled else None
         # The base has no weights for the embedding of w that a flagged pipeline passes.
         args = tuple(None if arg is embedded else arg for arg in args)
         return args, {name: value for name, value in kwargs.items() if name != "timestep_cond"}
@@ -176,7 +178,7 @@ class Adapters(nn.Module):
         with torch.no_grad():
             embedded = self.anatomy.embed(self.host, current.arguments, output)
         current.features = {name: embedded[name] for name in self.base_shape["features"]}
-        current.share_B = gain(w_B, self.config) * current.strength
+        current.share_B = gain(w_B, self.config) * self._strength
         current.conditions = self.encoder(w_B, current.features) if self.encoder else None
         current.w_B = w_B
 
@@ -187,15 +189,15 @@ class Adapters(nn.Module):
         be wrong, without an error.
         """
         current = self.current
-        then = dict(vars(current))
+        then = current.kept()
 
         def run(*inputs):
-            now = dict(vars(current))
-            vars(current).update(then)
+            now = current.kept()
+            current.restore(then)
             try:
                 return block(*inputs)
             finally:
-                vars(current).update(now)
+                current.restore(now)
 
         return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False)
 
@@ -235,13 +237,11 @@ class Adapters(nn.Module):
 
     def fuse(self, w: float) -> None:
         """Merge an adapter of kind `lora` into the base's linear layers for one guidance scale, until `unfuse`.
-
-        A pass then costs what the base costs. Calls with another guidance scale raise UserError.
-        """
+        A pass then costs what the base costs. Calls with another guidance scale raise UserError."""
         fusing.fuse(self, w)
 
     def unfuse(self) -> None:
-        """Undo `fuse`: the base's weights are what they were, bit for bit."""
+        """Undo `fuse`, bit for bit."""
         fusing.unfuse(self)
 
 

@@ -3,14 +3,20 @@
 If an adapter can't do what a call asks, such as a negative prompt, the base model guides in two passes, with a warning.
 """
 
+import contextlib
 import functools
 import inspect
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from agd.adapters.diffusers_integration import set_flag
 from agd.runtime.errors import UserError
+
+_FLAG_IN_USE = threading.Lock()
 
 
 def denoiser_of(pipe) -> nn.Module | None:
@@ -80,15 +86,13 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
             f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
         )
     if reason and _number(w) > 1:
-        adapters.disable()
+        adapters.check_not_fused(reason)
         adapters.say_once(
             f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
         )
         bound.arguments["guidance_scale"] = _number(w)
-        try:
+        with _base_alone(adapters):
             return stock.__call__(*bound.args, **bound.kwargs)
-        finally:
-            adapters.enable()
 
     if given.get("ip_adapter_image_embeds") is not None and (_number(given["guidance_scale"]) or 2) > 1:
         # A guided call gets the embeddings of no picture, then those of the picture. One pass needs only the second.
@@ -102,6 +106,25 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
             "a callback's change of the guidance scale has no effect; use `with adapters.scale(function of t):`"
         )
     return result
+
+
+@contextlib.contextmanager
+def _base_alone(adapters) -> Iterator[None]:
+    """Let the base model guide by itself in this thread's call. Other threads' calls stay adapted.
+
+    The flag is the denoiser's: off as long as any such call runs. Adapted calls of wrapped pipelines don't need it.
+    """
+    with _FLAG_IN_USE:
+        adapters.alone.append(None)
+        set_flag(adapters.host, on=False)
+    adapters.current.off = True
+    try:
+        yield
+    finally:
+        adapters.current.off = False
+        with _FLAG_IN_USE:
+            adapters.alone.pop()
+            set_flag(adapters.host, on=adapters.enabled and not adapters.alone)
 
 
 def _number(w) -> float | None:

@@ -1,12 +1,14 @@
 """An adapter of kind `lora`: merged into the base for one guidance scale, and written as an ordinary LoRA."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from conftest import random_dit, random_text_to_image
 
 import agd
+from agd.adapters import fusing
 from agd.runtime.errors import UserError
 
 W, MAXIMUM = 4.0, 9.0
@@ -87,6 +89,102 @@ def test_merged_for_one_scale_it_refuses_what_it_would_answer_wrongly(tmp_path):
     assert not (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").exists()
     agd.unload(pipe)
     assert torch.equal(images(pipe), stock)
+
+
+@pytest.mark.parametrize("compiled", ["unet.compile", "torch.compile"])
+def test_merged_and_taken_out_of_a_compiled_model(compiled):
+    pipe, eager = pipeline(), pipeline()
+    adapters, own = adapted(pipe), adapted(eager)
+    own.load_state_dict(adapters.state_dict())
+    torch.compiler.reset()
+    if compiled == "unet.compile":
+        pipe.unet.compile(backend="eager")
+    else:
+        pipe.unet = torch.compile(pipe.unet, backend="eager")
+    for _ in range(2):
+        assert close(images(pipe), images(eager))
+        adapters.fuse(W)
+        assert close(images(pipe), images(eager))
+        adapters.unfuse()
+    assert close(images(pipe, w=5.0), images(eager, w=5.0))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+def test_an_interrupted_merge_leaves_the_base_as_it_was(monkeypatch, error):
+    pipe = pipeline()
+    adapters = adapted(pipe)
+    before, expected = copy.deepcopy(pipe.unet.state_dict()), images(pipe)
+    merged, calls = fusing._merged, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise error
+        return merged(*arguments)
+
+    monkeypatch.setattr(fusing, "_merged", interrupted)
+    with pytest.raises(type(error)):
+        adapters.fuse(W)
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
+    assert torch.equal(images(pipe), expected)
+    monkeypatch.undo()
+    adapters.fuse(W)
+    assert close(images(pipe), expected)
+
+
+def test_what_changed_the_weights_since_is_not_overwritten():
+    """As when a LoRA of the user's is merged, too."""
+    pipe = pipeline()
+    adapters = adapted(pipe)
+    adapters.fuse(W)
+    weight = next(m for m in pipe.unet.modules() if type(m).__name__ == "Attention").to_q.weight
+    weight.data += 0.05
+    with pytest.raises(UserError, match="is not what `fuse` left there"):
+        adapters.unfuse()
+    with pytest.raises(UserError, match="is not what `fuse` left there"):
+        agd.unload(pipe)
+    weight.data -= 0.05
+    agd.unload(pipe)
+    assert close(images(pipe), images(pipeline()))
+
+
+def test_merged_weights_are_not_taken_for_the_bases():
+    pipe = pipeline()
+    adapters = adapted(pipe)
+    own = pipe.unet.state_dict()
+    adapters.fuse(W)
+    for what in (pipe.unet.state_dict, lambda: pipe.unet.load_state_dict(own), adapters.state_dict):
+        with pytest.raises(UserError, match="merged for w = 4"):
+            what()
+    twin = pickle.loads(pickle.dumps(pipe))
+    assert close(images(twin), images(pipe))
+    twin.unet.agd.unfuse()
+    adapters.unfuse()
+    assert all(torch.equal(value, own[name]) for name, value in twin.unet.state_dict().items())
+
+
+def test_a_scale_in_force_is_not_overridden():
+    adapters = adapted(pipeline())
+    with adapters.scale(2.0), pytest.raises(UserError, match="another guidance scale than 4 is in force"):
+        adapters.fuse(W)
+    with adapters.scale(W):
+        adapters.fuse(W)
+
+
+@pytest.mark.parametrize("w", [float("nan"), float("inf"), True, "2", None, [2.0]])
+def test_what_is_no_number_is_refused(w):
+    pipe = pipeline()
+    adapters = adapted(pipe)
+    with pytest.raises(UserError, match="is not a finite number"):
+        adapters.fuse(w)
+    with pytest.raises(UserError, match="is not a finite number"):
+        adapters.strength = w
+    assert adapters.fused is None
+    if isinstance(w, float):
+        with pytest.raises(UserError, match="not a finite number"):
+            images(pipe, w=w)
+        with pytest.raises(UserError, match="not finite"):
+            images(pipe, w=[w])
 
 
 def test_switched_off_it_is_not_merged():

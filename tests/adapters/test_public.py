@@ -1,8 +1,11 @@
 """The public door: `import agd` in anybody's script, on stock pipelines."""
 
+import concurrent.futures
+import copy
 import pickle
 import subprocess
 import sys
+import warnings
 
 import diffusers
 import huggingface_hub
@@ -246,13 +249,13 @@ def test_the_wrapped_class_passes_for_its_own(loaded, tmp_path):
 def test_a_pipeline_goes_through_pickle(loaded):
     """As process pools send it. The copy is adapted, and unloads by itself."""
     pipe, _ = loaded
-    copy = pickle.loads(pickle.dumps(pipe))
-    calls = observed(copy.unet)
-    assert torch.equal(images(copy), images(pipe))
+    other = pickle.loads(pickle.dumps(pipe))
+    calls = observed(other.unet)
+    assert torch.equal(images(other), images(pipe))
     assert len(calls) == 2
-    agd.unload(copy)
-    assert type(copy) is pipe._stock_class
-    assert not torch.equal(images(copy), images(pipe))
+    agd.unload(other)
+    assert type(other) is pipe._stock_class
+    assert not torch.equal(images(other), images(pipe))
 
 
 def test_loading_and_unloading_draw_no_random_numbers(trained):
@@ -456,6 +459,31 @@ def test_one_denoiser_in_two_pipelines(trained, tmp_path):
     assert torch.equal(images(second), stock)
     agd.unload(second)
     assert type(second) is type(first) is diffusers.StableDiffusionPipeline
+
+
+def test_pipelines_of_one_denoiser_may_be_called_from_several_threads(trained):
+    """Each call has its own scale and prompt, and one is guided in two passes for its negative prompt."""
+    first = pipeline()
+    agd.load(first, trained["sd"])
+    calls = [(first, dict(guidance_scale=2.0))]
+    for more in (dict(guidance_scale=7.0), dict(guidance_scale=4.0, negative_prompt="a dog"), dict(guidance_scale=5.0)):
+        # Schedulers and tokenizers have a state of their own, also in stock pipelines.
+        own = {name: copy.deepcopy(first.components[name]) for name in ("scheduler", "tokenizer")}
+        twin = type(first)(**first.components | own, requires_safety_checker=False)
+        twin.set_progress_bar_config(disable=True)
+        agd.load(twin, trained["sd"])
+        calls.append((twin, more))
+
+    def called(call: tuple) -> torch.Tensor:
+        return images(call[0], steps=5, **call[1])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = [called(call) for call in calls]
+        with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+            for _ in range(5):
+                for one, other in zip(pool.map(called, calls), alone, strict=True):
+                    assert torch.equal(one, other)
 
 
 def test_loads_on_a_fine_tune_and_refuses_another_shape(trained):
