@@ -119,18 +119,9 @@ def open_reference(source: str, extract: extractors.Extractor, settings: Setting
     if Path(source).suffix != ".npz":
         return references.compute_reference(source, extract, settings.max_features, settings.batch_size, STAGE)
     reference = references.read_reference(source)
-    references.check_extractor(reference, source, extract.name, settings.assume_extractor)
-    if reference.extractor and (reference.extractor, reference.weights_sha256) != (
-        extract.name,
-        extract.weights_sha256,
-    ):
-        raise UserError(
-            f"{source}: features of {reference.extractor} or other weights, not of {extract.name} as given; prepare it again"
-        )
-    if reference.extractor and reference.image_size != extract.image_size:
-        raise UserError(
-            f"{source}: of images at image_size {reference.image_size}, not {extract.image_size} as given; prepare it again"
-        )
+    references.check_extractor(reference, source, extract.name, extract.image_size, settings.assume_extractor)
+    if reference.extractor and reference.weights_sha256 != extract.weights_sha256:
+        raise UserError(f"{source}: of {extract.name} with other weights than the given ones; prepare it again")
     return reference
 
 

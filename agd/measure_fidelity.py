@@ -20,6 +20,7 @@ from agd.artifacts.sealed_json import write_sealed
 from agd.diffusion import schedulers
 from agd.diffusion.fidelity import compare, figures
 from agd.diffusion.guidance import two_passes
+from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import decoded, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
@@ -147,7 +148,8 @@ def run(files, settings: Settings, model_class) -> None:
     asked = scales(settings.guidance_scales, trained)
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)
-    model = model_class(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
+    opened = (base, model_class, settings, devices.dtype(settings.dtype), device)
+    model, measured = open_measured(*opened, files.seed, subjects, measure=True, conditions=True, images=True)
     adapters = saving.load(model.denoiser, files.dir, model.anatomy)
     number = settings.num_trajectories
     passes = (1 + 2 * len(asked)) * number * settings.num_inference_steps
@@ -164,6 +166,7 @@ def run(files, settings: Settings, model_class) -> None:
         seed=files.seed,
         subjects={"number": len(subjects), "sha256": digest(map(str, subjects))},
         adapter=description.get("provenance", {}),
+        **measured,
     )
     record = {
         "num_trajectories": number,

@@ -33,7 +33,8 @@ def run(files, settings: Settings) -> None:
     can_write(files.output)
     if Path(files.reference).suffix == ".npz":
         given = references.read_reference(files.reference)
-        references.check_extractor(given, files.reference, settings.features, settings.assume_extractor)
+        asked = (settings.features, settings.image_size, settings.assume_extractor)
+        references.check_extractor(given, files.reference, *asked)
         references.write_reference(files.output, given)
         return
     list_images(files.reference)  # report a missing or empty folder before loading weights

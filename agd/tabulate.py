@@ -195,6 +195,9 @@ def read_fidelity(path: str, adapter: dict) -> dict:
     record = read_sealed(path)
     if record["provenance"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
         raise UserError(f"{path}: measures an adapter of another base model; delete it and measure it again")
+    measured, given = record["provenance"], adapter["provenance"]
+    if measured["seed"] == given["seed"] and measured["adapter"] != given:
+        raise UserError(f"{path}: measures another adapter than the one to compare; delete it and measure it again")
     return record
 
 

@@ -72,6 +72,8 @@ MISTAKES = {
         ("unknown scheduler", "models: {dit: {sample: {scheduler: ddpm}}}", "models.dit.sample.scheduler: 'ddpm' is not allowed; must be one of default, ddim"),
         ("unknown extractor", "models: {dit: {prepare_reference: {features: clip}}}", "features: 'clip' is not allowed; must be one of inception-v3, dinov2"),
         ("unknown kind of adapter", "models: {dit: {adapters: {agd: {kind: adapter}}}}", "models.dit.adapters.agd.kind: 'adapter' is not allowed; must be one of cross_attention"),
+        ("encoder of another kind", "models: {dit: {adapters: {agd: {encoder: per_layer}}}}", "models.dit.adapters.agd.encoder: per_layer is for the kinds cross_attention and offset without embedding"),
+        ("gain without guidance", "models: {dit: {sample_trajectories: {guidance_max: 1}}}", "models.dit.adapters.agd.gain: guidance_max is 1, which is no guidance; raise it, or leave gain out"),
         ("adapter named as a method", "models: {dit: {adapters: {cfg: {}}}}", "models.dit.adapters: 'cfg' is not allowed; must be string, matching"),
         ("adapter named with a space", "models: {dit: {adapters: {'a b': {}}}}", "models.dit.adapters: 'a b' is not allowed"),
         ("unknown family", "models: {dit: {family: gan}}", "models.dit.family: 'gan' is not allowed; must be one of dit, sd"),
@@ -98,6 +100,7 @@ MISTAKES = {
         ("negative rate", f"{TRAIN} BAD/none --learning-rate -1", "learning_rate: -1 is not allowed; must be number, above 0"),
         ("too large", f"{TRAIN} BAD/none --dropout 1", "dropout: 1 is not allowed; must be number, at least 0, below 1"),
         ("odd width", f"{TRAIN} BAD/none --hidden-size 7", "hidden_size: 7 is not allowed; must be integer, at least 2, a multiple of 2"),
+        ("encoder of another kind", f"{TRAIN} BAD/none --encoder per_layer", "encoder: per_layer is for the kinds cross_attention and offset without embedding; choose shared"),
         ("unknown kind", f"{TRAIN} BAD/none --kind adapter", "kind: 'adapter' is not allowed; must be one of cross_attention, offset"),
         ("unknown device", f"{TRAIN} BAD/none --device gpu", "device: 'gpu' is not allowed"),
         ("unknown model", f"{TRAIN} BAD/none --model sd3", "--model: 'sd3' is unknown; choose one of digits-dit, dit"),
@@ -191,6 +194,8 @@ MISTAKES = {
         ("the same, to prepare", f"{REFERENCE} BAD/width.npz", "BAD/width.npz: doesn't say which extractor its statistics are of; if it is digits-classifier, say --assume-extractor"),
         ("statistics of ADM's evaluator", f"{METRICS} BAD/adm.npz --assume-extractor", "BAD/adm.npz: statistics of ADM's evaluator (mu_s), which resizes images and reads Inception in its own way; give the images"),
         ("statistics that are not finite", f"{METRICS} BAD/nan.npz", "BAD/nan.npz: mu or sigma has values that are no finite numbers; make it again"),
+        ("a variance below zero", f"{METRICS} BAD/negative.npz --assume-extractor", "BAD/negative.npz: sigma is no covariance (it is not symmetric, or a variance is negative); make it again"),
+        ("features of another width", f"{METRICS} BAD/features.npz --assume-extractor", "BAD/features.npz: features (5, 3) are not finite numbers of width 64; make it again"),
         ("statistics of text", f"{METRICS} BAD/words.npz", "BAD/words.npz: mu or sigma has values that are no finite numbers"),
     ],
     "samples and metrics": [
@@ -223,7 +228,7 @@ MISTAKES = {
         ("missing", f"{SAMPLE} --dir BAD/adapter-weightless", "BAD/adapter-weightless/adapter.safetensors: no such file"),
         ("cut", f"{SAMPLE} --dir BAD/adapter-cut", "BAD/adapter-cut/adapter.safetensors: damaged, or another's"),
         ("of another size", f"{SAMPLE} --dir BAD/adapter-wide", "BAD/adapter-wide/adapter.safetensors: doesn't fit the config.json beside it; train the adapter again"),
-        ("of another shape", f"{SAMPLE} --dir ADAPTER --base-model BAD/deeper", "ADAPTER: made for a base of another shape (2 attentions of width 16 to 16, class 16, timestep 16) than this one (3 attentions"),
+        ("of another shape", f"{SAMPLE} --dir ADAPTER --base-model BAD/deeper", "ADAPTER: made for a base of another shape (12 linear layers of width 16 to 64, 3 embeddings of the timestep, "),
         ("of another kind", f"{SAMPLE} --dir BAD/adapter-unknown", "kind: 'adapter' is unknown; choose one of cross_attention, offset"),
     ],
     "base models": [
@@ -431,6 +436,8 @@ def bad_files(bad: Path, good: dict[str, Path]) -> None:
     np.savez(bad / "other.npz", x=np.zeros(3))
     np.savez(bad / "flat.npz", mu=np.zeros(64), sigma=np.zeros(64))
     np.savez(bad / "width.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(bad / "negative.npz", mu=np.zeros(64), sigma=-np.eye(64))
+    np.savez(bad / "features.npz", mu=np.zeros(64), sigma=np.eye(64), features=np.zeros((5, 3)))
     np.savez(bad / "adm.npz", mu=np.zeros(64), sigma=np.eye(64), mu_s=np.zeros(3), sigma_s=np.eye(3))
     np.savez(bad / "nan.npz", mu=np.full(64, np.nan), sigma=np.eye(64))
     np.savez(bad / "words.npz", mu=np.full(64, "a"), sigma=np.full((64, 64), "a"))

@@ -3,8 +3,8 @@
 import dataclasses
 
 from agd.runtime.errors import UserError
+from agd.settings.adapter_choices import PUBLISHED, check_adapter, check_gain
 
-PUBLISHED = ("cross_attention", "offset")
 LOW_RANK = ("low_rank", "lora")
 KINDS = (*PUBLISHED, "bottleneck", "bottleneck_attention", *LOW_RANK, "embedding")
 ENCODERS = ("shared", "per_layer")
@@ -49,14 +49,8 @@ class AdapterConfig:
             raise UserError(f"hidden_size: {self.hidden_size} must be an even number, 2 or more")
         if self.rank < 1:
             raise UserError(f"rank: {self.rank} must be 1 or more")
-        if self.encoder == "per_layer" and (self.kind not in PUBLISHED or self.embedding):
-            raise UserError(
-                f"encoder: per_layer is for the kinds {' and '.join(PUBLISHED)} without embedding; choose shared"
-            )
-        if self.gain and self.guidance_scale_max <= 1:
-            raise UserError(
-                f"gain: guidance_max is {self.guidance_scale_max:g}, which is no guidance; raise it, or leave gain out"
-            )
+        check_adapter(self.kind, self.embedding, self.encoder)
+        check_gain(self.gain, self.guidance_scale_max)
 
     @property
     def embeds(self) -> bool:

@@ -25,6 +25,10 @@ def read_comparable(paths: list[str], adapter: dict) -> list[dict]:
     for key in SHARED:
         if any(metrics[key] != measured[0][key] for metrics in measured):
             raise UserError(f"{key}: differs between the metrics to compare; calculate them again with equal settings")
+    for key in ("dtype", "scheduler", "guidance_scale"):
+        made = [metrics["provenance"]["samples"] for metrics in measured]
+        if len({own["settings"][key] for own in made if key != "guidance_scale" or own["guidance"] != "none"}) > 1:
+            raise UserError(f"{key}: differs between the samples to compare; sample them again with equal settings")
     for path, metrics in zip(paths, measured, strict=True):
         if metrics["provenance"]["samples"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
             raise UserError(

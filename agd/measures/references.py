@@ -85,6 +85,17 @@ def read_reference(path: str | Path) -> Reference:
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
     if not all(values.dtype.kind in "fiu" and np.isfinite(values).all() for values in (mu, sigma)):
         raise UserError(f"{path}: mu or sigma has values that are no finite numbers; make it again")
+    if not np.allclose(sigma, sigma.T, rtol=1e-3) or (np.diagonal(sigma) < 0).any():
+        raise UserError(
+            f"{path}: sigma is no covariance (it is not symmetric, or a variance is negative); make it again"
+        )
+    if features is not None and not (
+        features.ndim == 2
+        and features.shape[1] == len(mu)
+        and features.dtype.kind in "fiu"
+        and np.isfinite(features).all()
+    ):
+        raise UserError(f"{path}: features {features.shape} are not finite numbers of width {len(mu)}; make it again")
     if by_adm:
         raise UserError(
             f"{path}: statistics of ADM's evaluator (mu_s), which resizes images and reads Inception in its own way; "
@@ -94,8 +105,14 @@ def read_reference(path: str | Path) -> Reference:
     return Reference(mu=mu, sigma=sigma, features=features, **known)
 
 
-def check_extractor(reference: Reference, path: str, extractor: str, assume: bool) -> None:
-    """Raise UserError if the statistics don't say which extractor they are of, unless the user says so (`assume`)."""
+def check_extractor(reference: Reference, path: str, extractor: str, image_size: int, assume: bool) -> None:
+    """Raise UserError if the statistics are of another extractor or image size, or don't say of which and the user
+    doesn't either (`assume`)."""
+    if reference.extractor and (reference.extractor, reference.image_size) != (extractor, image_size):
+        raise UserError(
+            f"{path}: of {reference.extractor} at image_size {reference.image_size}, not of {extractor} at {image_size} as "
+            "given; prepare it again"
+        )
     if not reference.extractor and not assume:
         raise UserError(
             f"{path}: doesn't say which extractor its statistics are of; if it is {extractor}, say --assume-extractor "

@@ -10,6 +10,7 @@ import jsonschema
 import yaml
 
 from agd.runtime.errors import UserError
+from agd.settings.adapter_choices import check_adapter, check_gain
 from agd.settings.results import half, scale_name
 from agd.settings.schema import ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
 
@@ -76,7 +77,10 @@ def check(config: dict) -> None:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
         for adapter in section["adapters"]:
             chosen = settings(config, model, "train", adapter)
-            check_settings("train", chosen, f"models.{model}.adapters.{adapter}", section["family"])
+            where = f"models.{model}.adapters.{adapter}"
+            check_settings("train", chosen, where, section["family"])
+            highest = settings(config, model, "sample_trajectories")["guidance_max"]
+            check_gain(chosen["gain"], highest, f"{where}.gain")
 
 
 def settings(config: dict, model: str | None, stage: str, adapter: str | None = None) -> dict:
@@ -145,6 +149,8 @@ def check_settings(stage: str, values: dict, where: str = "", family: str | None
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
         raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
+    if stage == "train":
+        check_adapter(values["kind"], values["embedding"], values["encoder"], _key(where, "encoder"))
     if values.get("guidance_scales", "auto") != "auto":
         guidance_scales(values["guidance_scales"], _key(where, "guidance_scales"))
     if "class_labels" in values:

@@ -149,7 +149,8 @@ def test_a_reference_of_another_size_is_refused(classifier, images, tmp_path, ca
     given = ("--ref", tmp_path / "r.npz", "--samples", images / "images.zip", "--features-weights", classifier)
     with pytest.raises(SystemExit):
         command("calculate_metrics", *given, "--output", tmp_path / "m.json")
-    assert "r.npz: of images at image_size 6, not 0 as given; prepare it again" in capsys.readouterr().err
+    said = "r.npz: of digits-classifier at image_size 6, not of digits-classifier at 0 as given; prepare it again"
+    assert said in capsys.readouterr().err
     assert references.read_reference(tmp_path / "r.npz").image_size == 6
 
 
@@ -166,7 +167,8 @@ def test_statistics_of_another_extractor_are_refused(classifier, images, tmp_pat
             *("--ref", tmp_path / "other.npz", "--samples", images / "images.zip", "--output", tmp_path / "m.json"),
             *("--features-weights", classifier),
         )
-    assert "other.npz: features of inception-v3 or other weights" in capsys.readouterr().err
+    said = "other.npz: of inception-v3 at image_size 0, not of digits-classifier at 0 as given; prepare it again"
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "m.json").exists()
 
 

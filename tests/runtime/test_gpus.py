@@ -1,11 +1,13 @@
 """Each job has GPUs of its own: what jobs at the same time see in CUDA_VISIBLE_DEVICES."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+from studies import ROOT
 
 from agd.runtime import gpus
 
@@ -73,7 +75,7 @@ def test_a_training_takes_as_many_as_it_asks_for(machine):
 def test_more_than_there_are_is_refused(machine):
     refused = machine(3)
     assert refused.wait() == 1
-    assert "3 wanted, 2 of 2 free" in refused.stderr.read()
+    assert refused.stderr.read() == "agd.runtime.gpus: error: gpu: 3 wanted, there are 2; set a smaller number\n"
     assert sees(machine(2)) == "GPU-aaaa-0,GPU-bbbb-1"
 
 
@@ -89,7 +91,39 @@ def test_a_schedulers_job_and_a_machine_without_gpus_go_on_as_they_are(machine, 
     assert [sees(machine(1)), sees(machine(1))] == [expected, expected]
 
 
+def test_one_gpu_under_two_names_is_one(machine, monkeypatch):
+    first = machine(1)
+    assert sees(first) == "GPU-aaaa-0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-aaaa-0,GPU-aaaa")
+    assert machine(1).wait() == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0,1,-1,7")
+    assert sees(machine(1)) == "1"
+
+
+@pytest.mark.parametrize("words", [(), ("1",), ("0", "true"), ("-1", "true"), ("x", "true"), ("1", "no-such-command")])
+def test_a_wrong_command_line_is_one_line(words):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "agd.runtime.gpus", *words], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"agd.runtime.gpus: error: (usage: .*|'no-such-command' can't be run .*)\n", done.stderr)
+
+
+@pytest.mark.parametrize("spoil", ["file", "link"])
+def test_locks_lie_in_a_folder_of_the_users_own(machine, tmp_path, spoil):
+    folder = tmp_path / f"agd-gpus-{os.getuid()}"
+    if spoil == "file":
+        folder.write_text("")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    refused = machine(1)
+    assert refused.wait() == 1
+    assert "no folder of this user's for locks" in refused.stderr.read()
+
+
 def test_without_the_driver_there_is_nothing_to_choose(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.visible() == []
+    assert gpus.visible() == {}

@@ -200,6 +200,9 @@ SETTINGS = {
     "curve_evaluations": ([4, 8], nothing),  # fid.json doesn't need the curve
 }
 
+# Settings that are allowed only together with others.
+NEEDS = {"train.encoder": {"kind": "offset", "embedding": False}}
+
 # What is set above the models: how the configuration changes -> what must rerun.
 ANOTHER_SEED = {
     job.replace("seed0", "seed1")
@@ -322,6 +325,7 @@ def changed(setting: str, model: str, value) -> dict | None:
         if name not in schema.properties(stage, section["family"]):
             return None
         section.setdefault(stage, {})[name] = value
+        section[stage] |= NEEDS.get(setting, {})
     elif name == "captions" and name not in section:
         return None
     else:
