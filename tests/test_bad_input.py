@@ -228,7 +228,7 @@ MISTAKES = {
         ("missing", f"{SAMPLE} --dir BAD/adapter-weightless", "BAD/adapter-weightless/adapter.safetensors: no such file"),
         ("cut", f"{SAMPLE} --dir BAD/adapter-cut", "BAD/adapter-cut/adapter.safetensors: damaged, or another's"),
         ("of another size", f"{SAMPLE} --dir BAD/adapter-wide", "BAD/adapter-wide/adapter.safetensors: doesn't fit the config.json beside it; train the adapter again"),
-        ("of another shape", f"{SAMPLE} --dir ADAPTER --base-model BAD/deeper", "ADAPTER: made for a base of another shape (12 linear layers of width 16 to 64, 3 embeddings of the timestep, "),
+        ("of another shape", f"{SAMPLE} --dir ADAPTER --base-model BAD/deeper", "ADAPTER: made for a base of another shape (12 linear layers of width 16 to 64, "),
         ("of another kind", f"{SAMPLE} --dir BAD/adapter-unknown", "kind: 'adapter' is unknown; choose one of cross_attention, offset"),
     ],
     "base models": [
