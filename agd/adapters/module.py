@@ -127,7 +127,7 @@ class Adapters(nn.Module):
 
     def check_range(self, w: torch.Tensor) -> None:
         """Warn once if a guidance scale is outside the trained range; 1 or less is the base model, and inside."""
-        if not w.isfinite().all():
+        if not w.is_meta and not w.isfinite().all():
             raise UserError("guidance scale: not finite; give numbers such as 2.0")
         if self.guidance_range is not None:
             low, high = self.guidance_range
