@@ -8,6 +8,7 @@ each model and batch size.
 
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import time
@@ -79,23 +80,18 @@ def measure(model, arguments, twice, anatomy, asked: argparse.Namespace) -> dict
     def guided():
         model(**twice)
 
-    # Attaching is outside the timed part, and warms up what it attached.
-    found = {name: [] for name in ("guidance", *asked.kinds)}
-    plain_seconds = []
-    for name in found:
-        call = guided if name == "guidance" else plain
-        seconds(plain, 2, asked.device)
-        plain_once = []
-        with contextlib.nullcontext() if name == "guidance" else adapted(model, anatomy, name):
-            seconds(call, 2, asked.device)
-        for _ in range(asked.rounds):
-            plain_once.append(seconds(plain, asked.passes, asked.device))
-            with contextlib.nullcontext() if name == "guidance" else adapted(model, anatomy, name):
-                seconds(call, 1, asked.device)
-                found[name].append(seconds(call, asked.passes, asked.device) / plain_once[-1])
-        plain_seconds += plain_once
-    ratios = {name: dict(median=statistics.median(r), lowest=min(r), highest=max(r)) for name, r in found.items()}
-    return {"seconds_per_plain_pass": statistics.median(plain_seconds) / asked.passes, "ratios": ratios}
+    ways = {"guidance": (contextlib.nullcontext, guided)}
+    ways |= {kind: (functools.partial(adapted, model, anatomy, kind), plain) for kind in asked.kinds}
+    seconds(plain, 2, asked.device)  # warm-up
+    ratios, of_plain = {name: [] for name in ways}, []
+    for _ in range(asked.rounds):
+        for name, (way, call) in ways.items():
+            of_plain.append(seconds(plain, asked.passes, asked.device))
+            with way():
+                seconds(call, 1, asked.device)  # attaching is outside the timed part, and so is the first pass
+                ratios[name].append(seconds(call, asked.passes, asked.device) / of_plain[-1])
+    found = {name: dict(median=statistics.median(r), lowest=min(r), highest=max(r)) for name, r in ratios.items()}
+    return {"seconds_per_plain_pass": statistics.median(of_plain) / asked.passes, "ratios": found}
 
 
 @torch.no_grad()

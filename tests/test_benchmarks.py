@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import random_text_to_image
+from diffusers import DiffusionPipeline
 
 import agd
+from agd.adapters.pipelines import denoiser_of
+from agd.settings import families
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,3 +57,17 @@ def test_cost_of_each_kind():
     assert by_kind["cross_attention"][4:] == ["-", "-"]
     assert by_kind["lora 16"][4:] == ["0.00%", "4"]  # w as a tensor and its gain
     assert int(by_kind["lora 16 and embedding"][5]) == operators["embedding"]
+
+
+def test_time_of_one_pass():
+    words = ("--small", "--models", "DiT-XL/2", "--batch-sizes", 1, "--rounds", 2, "--passes", 1)
+    found = run("one_pass", *words, "--kinds", "lora 16 and embedding", "lora 16 and embedding, merged")
+    assert list(found["ratios"]) == ["guidance", "lora 16 and embedding", "lora 16 and embedding, merged"]
+    assert all(0 < r["lowest"] <= r["median"] <= r["highest"] for r in found["ratios"].values())
+
+
+@pytest.mark.parametrize("model", ["sdxl", "sd21", "dit"])
+def test_bases_of_full_size_are_pipelines(model, tmp_path):
+    printed("full_size", model, tmp_path, "--small", "--device", "cpu")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(denoiser_of(pipe)).__name__ in families.denoisers()
