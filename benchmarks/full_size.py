@@ -19,7 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from agd.digits.architectures import tokenizer
 from agd.digits.data import captions
@@ -54,14 +54,15 @@ def text_config(read_by, shapes: dict) -> CLIPTextConfig:
     return CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **special, **shapes)
 
 
-def read_by() -> object:
+def long_tokenizer() -> CLIPTokenizer:
+    """Make the digits' tokenizer, for prompts as long as the large models'."""
     found = tokenizer(captions())
     found.model_max_length = 77
     return found
 
 
 def sdxl(small: bool) -> DiffusionPipeline:
-    words = read_by()
+    words = long_tokenizer()
     first, second = (TINY, TINY) if small else (CLIP_L, CLIP_G)
     shapes = SDXL if not small else SMALL | dict(sample_size=8, projection_class_embeddings_input_dim=64 + 6 * 8)
     return StableDiffusionXLPipeline(
@@ -77,7 +78,7 @@ def sdxl(small: bool) -> DiffusionPipeline:
 
 
 def sd21(small: bool) -> DiffusionPipeline:
-    words = read_by()
+    words = long_tokenizer()
     own = dict(sample_size=8, block_out_channels=(32,) * 4, attention_head_dim=2, cross_attention_dim=32)
     shapes = SD21 | (own if small else {})
     scheduler = DDIMScheduler(

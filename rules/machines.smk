@@ -21,7 +21,7 @@ def gpu(stage):
 
 
 def own_gpus(stage):
-    """A param: the command that gives a job GPUs of its own. Like `execution_settings`. None if the setting names one."""
+    """A param: the command that gives a job GPUs of its own. Like `execution_settings`. Empty if the setting names one."""
 
     def command(wildcards, resources):
         number = 0 if ":" in settings(stage, wildcards)["device"] else gpu(stage)(wildcards)

@@ -58,6 +58,11 @@ class AdapterConfig:
         return self.embedding or self.kind == "embedding"
 
     @property
+    def mergeable(self) -> bool:
+        """Whether its layers depend on nothing but w, so that they can be merged into the base's for one w."""
+        return self.kind == "lora"
+
+    @property
     def conditioned(self) -> bool:
         """Whether anything reads the conditions. A `lora` without embedding does not: it depends on w by the gain."""
         return self.kind != "lora" or self.embeds

@@ -29,7 +29,7 @@ def fuse(adapters, w: float) -> None:
     If it is interrupted, the weights are what they were.
     """
     w = number(w, "fuse")
-    if adapters.config.kind != "lora":
+    if not adapters.config.mergeable:
         raise UserError(
             f"fuse: an adapter of kind {adapters.config.kind} depends on more than w; only lora can be merged"
         )

@@ -33,7 +33,7 @@ def write_images(path: str | Path, images_BCHW: np.ndarray, names: Sequence[str]
 
 def _png(image_CHW: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    to_pil(image_CHW).save(buffer, "PNG", compress_level=1)  # faster by 1.4 to 4 times, 10 % larger
+    to_pil(image_CHW).save(buffer, "PNG", compress_level=1)  # faster by 1.4 to 3.5 times, a tenth larger
     return buffer.getvalue()
 
 
