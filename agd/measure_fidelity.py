@@ -1,15 +1,17 @@
-"""Stage `measure_fidelity`: how much of the guidance one pass of the adapted model gives, at each w and noise level.
+"""Stage `measure_fidelity`: how much of the guidance a method gives, at each w and noise level: an adapter in one pass,
+or guidance at some of the steps.
 
-Sample with guidance in two passes, from noise that training never saw. At every step, ask the adapted model for the same
-input. agd/diffusion/fidelity.py defines `unexplained` and `captured`. Then sample from the same noise with the adapter
-and without guidance:
+Sample with guidance in two passes, from noise that training never saw. At every step, ask the method for the same input.
+agd/diffusion/fidelity.py defines `unexplained` and `captured`. Then sample from the same noise with the method and without
+guidance:
 
-    divergence = E ||x_adapted - x_guided||^2 / E ||x_none - x_guided||^2         0: the same result, 1: as without guidance
+    divergence = E ||x_method - x_guided||^2 / E ||x_none - x_guided||^2          0: the same result, 1: as without guidance
 
-of the final latents, and of the images.
+of the latents after each step, and of the images.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import write_sealed
 from agd.diffusion import schedulers
 from agd.diffusion.fidelity import compare, figures
-from agd.diffusion.guidance import two_passes
+from agd.diffusion.guidance import predictor, two_passes
 from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import decoded, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
@@ -41,6 +43,8 @@ class Settings:
     scheduler: str
     num_inference_steps: int
     guided_channels: int
+    guided_sigmas: str
+    guided_share: float
     dtype: str
     batch_size: int
     device: str
@@ -49,61 +53,74 @@ class Settings:
 
 @dataclasses.dataclass
 class Sums:
-    """Sums over the trajectories of one w: steps (T, 3) of `compare`, final (2, 2) squared distances from the guided result.
-
-    final: rows latents and images; columns with the adapter, and without guidance.
+    """Sums over the trajectories of one w. steps (T, 3): of `compare`. latents (T, 2), images (2,): squared distances from
+    the guided result, with the method and without guidance; latents after each step.
     """
 
     steps: torch.Tensor
-    final: torch.Tensor
+    latents: torch.Tensor
+    images: torch.Tensor
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(self.steps + other.steps, self.final + other.final)
+        return Sums(self.steps + other.steps, self.latents + other.latents, self.images + other.images)
 
 
 class Measurement:
-    """One adapted model, and what is asked of it."""
+    """One model with a method of guidance, and what is asked of it. adapters: None if the method has none."""
 
     def __init__(self, model, adapters, settings: Settings, asked: list[float], seed: int, subjects: list, bar):
         self.model, self.adapters, self.settings, self.asked = model, adapters, settings, asked
         self.seed, self.subjects, self.bar = seed, subjects, bar
 
     def sums(self, indices: list[int]) -> list[Sums]:
-        """Sample the trajectories of these indices without guidance, and for each w with guidance and with the adapter."""
+        """Sample the trajectories of these indices without guidance, and for each w with guidance and with the method."""
         start = noise(self.model.latent_shape, generators(self.seed, "held out", indices)).to(self.model.device)
         conditions = self.model.conditions(in_turn(self.subjects, indices))
-        unguided = self.final(lambda x_BCHW, t: self.output(1.0, x_BCHW, t, conditions), start)
+        unguided = self.sampled(lambda x_BCHW, t: self.output(1.0, x_BCHW, t, conditions), start)
         return [self.sums_at(w, start, conditions, unguided) for w in self.asked]
 
     def sums_at(self, w: float, start: torch.Tensor, conditions: dict, unguided: tuple) -> Sums:
-        """Compare, at one w, the adapted model with guidance at each step, and the final results with each other."""
-        guided_of = two_passes(self.model, conditions, self.settings, w)
+        """Compare, at one w, the method with guidance at each step, and the sampled results with each other."""
+        guided_of, followed = two_passes(self.model, conditions, self.settings, w), self.method(w, conditions)
         compared = []
 
         def predict(x_BCHW, t):
-            self.adapters.current.guidance_scale = 1.0
+            self.set_scale(1.0)
             cond, guided = guided_of(x_BCHW, t)
-            compared.append(compare(self.output(w, x_BCHW, t, conditions), cond, guided).sum(0).cpu())
+            compared.append(compare(followed(x_BCHW, t), cond, guided).sum(0).cpu())
             return guided
 
-        guided = self.final(predict, start)
-        adapted = self.final(lambda x_BCHW, t: self.output(w, x_BCHW, t, conditions), start)
-        final = [
-            [squared_distance(a, g), squared_distance(n, g)] for a, n, g in zip(adapted, unguided, guided, strict=True)
-        ]
-        return Sums(torch.stack(compared), torch.tensor(final, dtype=torch.float64))
+        guided = self.sampled(predict, start)
+        ours = self.sampled(self.method(w, conditions), start)
+        latents, images = (
+            torch.stack([squared_distances(a, g), squared_distances(n, g)], dim=-1)
+            for a, n, g in zip(ours, unguided, guided, strict=True)
+        )
+        return Sums(torch.stack(compared), latents, images)
+
+    def method(self, w: float, conditions: dict) -> Callable:
+        """Return a function (input, timestep) -> output of the method, for the steps of one sampling."""
+        if self.adapters is None:
+            return predictor(self.model, conditions, self.settings, "cfg", w)
+        return lambda x_BCHW, t: self.output(w, x_BCHW, t, conditions)
+
+    def set_scale(self, w: float) -> None:
+        if self.adapters is not None:
+            self.adapters.current.guidance_scale = w
 
     def output(self, w: float, x_BCHW: torch.Tensor, t: torch.Tensor, conditions: dict) -> torch.Tensor:
-        """Run the adapted model once. At w = 1 it is the base model, bit for bit."""
-        self.adapters.current.guidance_scale = w
+        """Run the model once. At w = 1, and without adapters, it is the base model, bit for bit."""
+        self.set_scale(w)
         return self.model.call(x_BCHW, t, conditions)
 
-    def final(self, predict, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Denoise with one way of predicting. Returns the final latents and images, float in [0, 1]."""
-        scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)
-        for *_, latents in denoise(predict, scheduler, start, self.settings.num_inference_steps):  # noqa: B007
+    def sampled(self, predict, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Denoise with one way of predicting. Returns latents (T, B, C, h, w) after each step, and images (B, channels, H,
+        W), float in [0, 1]."""
+        scheduler, after = schedulers.scheduler(self.model.scheduler, self.settings.scheduler), []
+        for *_, latents in denoise(predict, scheduler, start, self.settings.num_inference_steps):
+            after.append(latents.cpu())
             self.bar.update(len(start))
-        return latents.cpu(), decoded(self.model, latents) / 255
+        return torch.stack(after), decoded(self.model, latents) / 255
 
     def timesteps(self) -> list[float]:
         scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)
@@ -111,8 +128,9 @@ class Measurement:
         return [float(t) for t in scheduler.timesteps]
 
 
-def squared_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return (a - b).double().square().sum().item()
+def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(..., B, C, H, W) each -> (...): squared distances, added up over the samples."""
+    return (a - b).double().square().sum((-4, -3, -2, -1))
 
 
 def scales(text: str, trained: list[float] | None) -> list[float]:
@@ -123,18 +141,19 @@ def scales(text: str, trained: list[float] | None) -> list[float]:
     if text != "auto":
         return configuration.guidance_scales(text)
     if trained is None or trained[1] <= 1:
-        raise UserError("guidance_scales: auto, but the adapter doesn't say a range; give scales such as 1.5,2,3")
-    return [1 + (trained[1] - 1) * part for part in (0.125, 0.25, 0.5, 1, 1.5)]
+        raise UserError("guidance_scales: auto, but no adapter says a range; give scales such as 1.5,2,3")
+    return configuration.automatic_scales(trained[1])
 
 
 def record_of(sums: Sums, timesteps: list[float]) -> dict:
     """Return the record of one w: figures over all steps and at each timestep, and how far the results diverge."""
-    ways = (sums.final[:, 0] / sums.final[:, 1]).tolist()
     at_each = [figures(step_3) for step_3 in sums.steps]
+    latents, images = ((far[..., 0] / far[..., 1].clamp(min=1e-30)).tolist() for far in (sums.latents, sums.images))
     return {
         **figures(sums.steps.sum(0)),
-        "divergence": dict(zip(("latents", "images"), ways, strict=True)),
+        "divergence": {"latents": latents[-1], "images": images},
         "timesteps": timesteps,
+        "divergence_by_timestep": latents,
         **{f"{name}_by_timestep": [step[name] for step in at_each] for name in at_each[0]},
     }
 
@@ -142,7 +161,8 @@ def record_of(sums: Sums, timesteps: list[float]) -> dict:
 @torch.no_grad()
 def run(files, settings: Settings, model_class) -> None:
     """Write one JSON file: for each w, the record of `record_of`."""
-    description = saving.read_description(files.dir)
+    adapted = check_files(files)
+    description = saving.read_description(files.dir) if adapted else {}
     base = files.base_model or saving.base_name(files.dir, description)
     trained = description.get("guidance_scale_range")
     asked = scales(settings.guidance_scales, trained)
@@ -150,7 +170,7 @@ def run(files, settings: Settings, model_class) -> None:
     settings, subjects = model_class.check(base, files, settings)
     opened = (base, model_class, settings, devices.dtype(settings.dtype), device)
     model, measured = open_measured(*opened, files.seed, subjects, measure=True, conditions=True, images=True)
-    adapters = saving.load(model.denoiser, files.dir, model.anatomy)
+    adapters = saving.load(model.denoiser, files.dir, model.anatomy) if adapted else None
     number = settings.num_trajectories
     passes = (1 + 2 * len(asked)) * number * settings.num_inference_steps
     with progress_bar(None, STAGE, total=passes) as bar:
@@ -164,6 +184,7 @@ def run(files, settings: Settings, model_class) -> None:
         devices.describe(device),
         base=model.identity,
         seed=files.seed,
+        guidance=files.guidance,
         subjects={"number": len(subjects), "sha256": digest(map(str, subjects))},
         adapter=description.get("provenance", {}),
         **measured,
@@ -175,6 +196,15 @@ def run(files, settings: Settings, model_class) -> None:
         "provenance": made,
     }
     write_sealed(files.output or Path(files.dir) / "fidelity.json", record)
+
+
+def check_files(files) -> bool:
+    """Return whether the method is an adapter. Raises UserError if a file that it needs is missing."""
+    if files.guidance == "adapter" and files.dir is None:
+        raise UserError("--dir: missing; give the folder of a trained adapter, or --guidance cfg")
+    if files.guidance == "cfg" and (files.base_model is None or files.output is None):
+        raise UserError("--base-model, --output: --guidance cfg has no adapter to take them from; give both")
+    return files.guidance == "adapter"
 
 
 main = entry_point(STAGE)

@@ -18,7 +18,7 @@ from agd.artifacts.images import to_pil, write_grid, write_images
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import checksums, write_sealed
 from agd.diffusion import schedulers
-from agd.diffusion.guidance import two_passes
+from agd.diffusion.guidance import predictor
 from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import EvaluationCounter, decoded, denoise, generators, in_batches, in_turn, noise
 from agd.runtime import devices
@@ -41,19 +41,13 @@ class Settings:
     scheduler: str
     num_inference_steps: int
     guided_channels: int
+    guided_sigmas: str
+    guided_share: float
     dtype: str
     batch_size: int
     columns: int
     device: str
     family_settings: dict
-
-
-def predictor(model, settings: Settings, guidance: str, conditions: dict):
-    """Return a function (input, t) -> output (B, C, H, W) for `none`, `cfg` or `adapter`."""
-    if guidance == "cfg":
-        guided_of = two_passes(model, conditions, settings, settings.guidance_scale)
-        return lambda x_BCHW, t: guided_of(x_BCHW, t)[1]
-    return lambda x_BCHW, t: model.call(x_BCHW, t, conditions)
 
 
 @torch.no_grad()
@@ -63,7 +57,7 @@ def sample_batch(
     """Denoise the samples of these indices. Yields the latents (B, C, H, W) after each step."""
     start = noise(model.latent_shape, generators(seed, "sample", indices)).to(model.device)
     conditions = model.conditions(in_turn(subjects, indices))
-    predict = predictor(model, settings, guidance, conditions)
+    predict = predictor(model, conditions, settings, guidance, settings.guidance_scale)
     scheduler = schedulers.scheduler(model.scheduler, settings.scheduler)
     for *_, latents in denoise(predict, scheduler, start, settings.num_inference_steps):
         yield latents

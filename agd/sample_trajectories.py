@@ -6,16 +6,21 @@ For each class or prompt c, draw w ~ Unif(guidance_min, guidance_max) and noise,
 
 At every step, store the denoiser's input x_t, t, c, w and the guided output. Guided sampling visits these states, so
 the adapter sees the same states when it is used.
+
+To compare, `source: diffusion` stores what other distillations train on (Meng et al., arXiv 2210.03142): images x_0 with
+noise of their own at every timestep, x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise. x_0 are real images, if --images
+gives them, or else samples of the base model without guidance.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from agd.artifacts import trajectories
 from agd.artifacts.files import make_folder
+from agd.artifacts.labelled_images import LabelledImages
 from agd.artifacts.provenance import digest, provenance
 from agd.diffusion import schedulers
 from agd.diffusion.guidance import two_passes
@@ -34,6 +39,7 @@ STAGE = "sample_trajectories"
 class Settings:
     """config/schema.yaml describes each field."""
 
+    source: str
     num_trajectories: int
     chunk_size: int
     class_labels: str | None
@@ -49,41 +55,66 @@ class Settings:
     family_settings: dict
 
 
-@torch.no_grad()
-def sample_batch(
-    model, settings: Settings, seed: int, indices: list[int], subjects: list
-) -> Iterator[dict[str, np.ndarray]]:
-    """Sample guided trajectories of these indices, and yield each step: timestep () and pair (B, 2, C, H, W).
+class Trajectories:
+    """What a study's trajectories are made of. images: real images of `source: diffusion`, or None."""
 
-    Each step also has guidance_scale (B,) and the conditions, the same at every step.
-    """
-    draw = generators(seed, "trajectory", indices)
-    w_B = uniform(settings.guidance_min, settings.guidance_max, draw)
-    start = noise(model.latent_shape, draw).to(model.device)
-    conditions = model.conditions(in_turn(subjects, indices))
-    guided_of = two_passes(model, conditions, settings, w_B.to(model.device))
-    kept = {f"conditions/{k}": _array(v) for k, v in conditions.items()}
-    scheduler = schedulers.scheduler(model.scheduler, settings.scheduler)
-    for t, x, guided, _ in denoise(lambda x, t: guided_of(x, t)[1], scheduler, start, settings.num_inference_steps):
-        pair = torch.stack([x.float(), guided], dim=1).cpu().numpy().astype(settings.storage_dtype)
-        yield {"timestep": np.float32(t.cpu()), "pair": pair, "guidance_scale": w_B.numpy(), **kept}
+    def __init__(self, model, settings: Settings, seed: int, subjects: list, images: LabelledImages | None):
+        self.model, self.settings, self.seed, self.subjects, self.images = model, settings, seed, subjects, images
+
+    @torch.no_grad()
+    def steps(self, indices: list[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Make the trajectories of these indices, and yield each step: timestep () and pair (B, 2, C, H, W).
+
+        Each step also has guidance_scale (B,) and the conditions, the same at every step.
+        """
+        draw = generators(self.seed, "trajectory", indices)
+        w_B = uniform(self.settings.guidance_min, self.settings.guidance_max, draw)
+        real = self.images.drawn(draw) if self.images else None
+        conditions = self.model.conditions(real[1] if real else in_turn(self.subjects, indices))
+        guided_of = two_passes(self.model, conditions, self.settings, w_B.to(self.model.device))
+        kept = {f"conditions/{k}": _array(v) for k, v in conditions.items()}
+        scheduler = schedulers.scheduler(self.model.scheduler, self.settings.scheduler)
+        if self.settings.source == "guided":
+            start = noise(self.model.latent_shape, draw).to(self.model.device)
+            visited = denoise(lambda x, t: guided_of(x, t)[1], scheduler, start, self.settings.num_inference_steps)
+        else:
+            clean = self.model.encode(real[0]) if real else self.unguided(draw, conditions, scheduler)
+            visited = self.noised(clean, guided_of, draw, scheduler)
+        for t, x, guided, *_ in visited:
+            pair = torch.stack([x.float(), guided], dim=1).cpu().numpy().astype(self.settings.storage_dtype)
+            yield {"timestep": np.float32(t.cpu()), "pair": pair, "guidance_scale": w_B.numpy(), **kept}
+
+    def unguided(self, draw: list[torch.Generator], conditions: dict, scheduler) -> torch.Tensor:
+        """Sample without guidance. Returns latents (B, C, H, W)."""
+        start = noise(self.model.latent_shape, draw).to(self.model.device)
+        steps = self.settings.num_inference_steps
+        for *_, latents in denoise(lambda x, t: self.model.call(x, t, conditions), scheduler, start, steps):  # noqa: B007
+            pass
+        return latents
+
+    def noised(self, clean: torch.Tensor, guided_of: Callable, draw: list[torch.Generator], scheduler) -> Iterator:
+        """Yield, at each timestep, t, clean latents with fresh noise as the denoiser's input, and the guided output."""
+        scheduler.set_timesteps(self.settings.num_inference_steps, device=clean.device)
+        for t in scheduler.timesteps:
+            fresh = noise(self.model.latent_shape, draw).to(clean.device)
+            x = schedulers.noised(self.model.scheduler, clean, fresh, t)
+            yield t, x, guided_of(x, t)[1]
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
     return (values.float() if values.is_floating_point() else values).cpu().numpy()  # numpy has no bfloat16
 
 
-def sample_shard(
-    model, settings: Settings, seed: int, indices: list[int], subjects: list, bar, **measured
-) -> trajectories.Shard:
-    """Sample the trajectories of these indices in batches, as one shard. Advances `bar` at each step.
+def sample_shard(study: Trajectories, indices: list[int], bar, **more) -> trajectories.Shard:
+    """Make the trajectories of these indices in batches, as one shard. Advances `bar` at each step.
 
-    measured: more fields for the provenance.
+    more: more fields for the provenance.
     """
+    settings, model, subjects = study.settings, study.model, study.subjects
 
     def steps_of(batch: list[int]) -> list[dict[str, np.ndarray]]:
         steps = []
-        for step in sample_batch(model, settings, seed, batch, subjects):
+        for step in study.steps(batch):
             steps.append(step)
             bar.update(len(batch))
         return steps
@@ -95,9 +126,9 @@ def sample_shard(
         configuration.recorded(STAGE, settings),
         devices.describe(model.device),
         base=model.identity,
-        seed=seed,
+        seed=study.seed,
         subjects={"number": len(subjects), "sha256": digest(map(str, subjects))},
-        **measured,
+        **more,
     )
     return trajectories.Shard(
         pairs=np.concatenate([np.stack([step["pair"] for step in steps], axis=1) for steps in parts]),
@@ -113,6 +144,14 @@ def sample_shard(
     )
 
 
+def images_of(files, settings: Settings, subjects: list) -> LabelledImages | None:
+    """Return the real images of the command line. Raises UserError if these trajectories take none."""
+    given = getattr(files, "images", None)
+    if given and settings.source == "guided":
+        raise UserError("--images: guided trajectories begin with noise; leave it out, or set --source diffusion")
+    return LabelledImages(given, subjects) if given else None
+
+
 def run(files, settings: Settings, model_class) -> None:
     """Write `{output_dir}/{first}.zarr.zip`: one shard if --count is given, otherwise all shards.
 
@@ -126,12 +165,16 @@ def run(files, settings: Settings, model_class) -> None:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
+    images = images_of(files, settings, subjects)
     opened = (files.base_model, model_class, settings, devices.dtype(settings.dtype), device)
-    model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, conditions=True)
+    parts = {"conditions": True, "images": images is not None}
+    model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, **parts)
+    noisy = {} if settings.source == "guided" else {"noised": images.identity if images else "unguided samples"}
+    study = Trajectories(model, settings, files.seed, subjects, images)
     with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
         for first in range(files.first, stop, size):
             indices = list(range(first, min(first + size, stop)))
-            shard = sample_shard(model, settings, files.seed, indices, subjects, bar, **measured)
+            shard = sample_shard(study, indices, bar, **measured, **noisy)
             trajectories.write(folder / trajectories.shard_name(first), shard)
             measured = {}
 

@@ -19,7 +19,7 @@ from agd.adapters import saving
 from agd.adapters.attaching import attach, size
 from agd.adapters.config import AdapterConfig
 from agd.adapters.diffusers_integration import enable_gradient_checkpointing
-from agd.artifacts import checkpoints, trajectories
+from agd.artifacts import checkpoints, training_cost, trajectories
 from agd.artifacts.files import make_folder
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.training_table import FIDELITY, TABLE, add_row, write_table
@@ -181,8 +181,8 @@ def batches_from(
 
 
 def run(files, settings: Settings, model_class) -> None:
-    """Write `adapter.safetensors`, `config.json` and `training.csv` into `--dir`, and continue from a checkpoint there.
-    The last `checkpoint.safetensors` stays."""
+    """Write `adapter.safetensors`, `config.json`, `training.csv` and `cost.json` into `--dir`, and continue from a
+    checkpoint there. The last `checkpoint.safetensors` stays."""
     folder = make_folder(files.dir)
     shards = trajectories.find(files.data_path)
     device = devices.device(settings.device)
@@ -211,6 +211,7 @@ def run(files, settings: Settings, model_class) -> None:
     loader = batches_from(at.step, settings, files.seed, pairs, number, accelerator)
     adapters.train()
     distill = accelerator.prepare(distillation)
+    cost = training_cost.Cost(at, accelerator.device)
     with stop_when_safe() as to_stop, progress_bar(None, STAGE, total=settings.steps, initial=at.step) as bar:
         work = (distill, adapters, optimizer, loader, settings, files.seed, held_out.measure)
         for stop in train(*work, at, accelerator, to_stop):
@@ -226,6 +227,7 @@ def run(files, settings: Settings, model_class) -> None:
                 raise Terminated
 
     if accelerator.is_main_process:
+        cost.write(folder / training_cost.FILE)
         write_table(folder / TABLE, at.rows, base.loss)
         record = {
             "size": size(model.denoiser),

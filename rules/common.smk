@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd.runtime.errors import UserError
-from agd.settings import configuration, families, results, schema
+from agd.settings import configuration, families, results, schema, validation
 from agd.settings.command_line import flags
 from agd.settings.versions import VERSIONS
 
@@ -35,14 +35,14 @@ def checked(function):
 for what, path in (("the checkout", workflow.basedir), ("Python", sys.executable)):
     if set("{}") & set(str(path)):
         stop(f"{path}: braces in the path of {what}, which Snakemake takes for names; move it")
-config.update(configuration.typed(config))
+config.update(validation.typed(config))
 checked(configuration.check)(config)
 
 
 wildcard_constraints:
     model="|".join(config["models"]),
     seed=r"\d+",
-    source=results.GUIDED,
+    source=r"[a-z0-9][a-z0-9-]*",
     chunk=r"\d+",
     adapter=r"[a-z0-9][a-z0-9-]*",
     method=r"[a-z0-9][a-z0-9-]*",
@@ -51,11 +51,19 @@ wildcard_constraints:
 
 
 def settings(stage, wildcards):
-    """Return all settings of a stage for the model (and adapter) of a job, or for no model."""
-    model, adapter = wildcards.get("model"), wildcards.get("adapter")
-    if adapter and adapter not in config["models"][model]["adapters"]:
-        stop(f"models.{model}.adapters: {adapter!r} is not there; add it")
-    return configuration.settings(config, model, stage, adapter)
+    """Return all settings of a stage for the model (and adapter, trajectories or method) of a job, or for no model."""
+    model = wildcards.get("model")
+    names = {"adapters": "adapter", "trajectories": "source", "methods": "method"}
+    key = configuration.VARIANTS.get(stage)
+    variant = wildcards.get(names[key]) if key else None
+    always = {"adapters": (), "trajectories": (results.GUIDED,), "methods": (*results.BUILT_IN, *adapters(model))}
+    if variant and variant not in {**config["models"][model].get(key, {}), **dict.fromkeys(always[key])}:
+        stop(f"models.{model}.{key}: {variant!r} is not there; add it")
+    return configuration.settings(config, model, stage, variant)
+
+
+def adapters(model):
+    return config["models"][model]["adapters"] if model else ()
 
 
 def result_settings(stage, without=(), **own):
@@ -90,9 +98,9 @@ def stage_module(stage):
     return name
 
 
-def chunks(stage, model):
+def chunks(stage, model, variant=None):
     """Return the names of a stage's chunks: the index of their first trajectory or image."""
-    return results.chunk_names(stage, configuration.settings(config, model, stage))
+    return results.chunk_names(stage, configuration.settings(config, model, stage, variant))
 
 
 def chunk(stage):

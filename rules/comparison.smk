@@ -30,14 +30,15 @@ def compared_samples(wildcards):
 @checked
 def compared_fidelity(wildcards):
     adapter = configuration.compared_adapter(config, wildcards.model)
-    pattern = "results/{model}/seed{seed}/fidelity/{adapter}.json"
-    return expand(pattern, model=wildcards.model, seed=config["seeds"], adapter=adapter)
+    pattern = "results/{model}/seed{seed}/fidelity/{method}.json"
+    return expand(pattern, model=wildcards.model, seed=config["seeds"], method=adapter)
 
 
 def of_compared_adapter(file, model, seeds):
     """Return the paths of a file of the compared adapter, for some seeds."""
+    model, adapter = configuration.trained_as(config, model, configuration.compared_adapter(config, model))
     pattern = "results/{model}/seed{seed}/adapters/{adapter}/{file}"
-    return expand(pattern, model=model, seed=seeds, adapter=configuration.compared_adapter(config, model), file=file)
+    return expand(pattern, model=model, seed=seeds, adapter=adapter, file=file)
 
 
 @checked

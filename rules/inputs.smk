@@ -1,4 +1,6 @@
 # Input functions: which files a job reads. No rules.
+import shlex
+
 from agd.artifacts import downloads, user_files
 from agd.diffusion import base_models
 from agd.digits.files import BASE_FILES, DATA_FILES
@@ -61,6 +63,23 @@ def reference_file(wildcards):
     return [] if Path(path).is_dir() else path
 
 
+def noises_images(wildcards):
+    """Return whether trajectories begin with real images. Models of prompts noise samples: no image is at hand for each."""
+    return (
+        settings("sample_trajectories", wildcards)["source"] == "diffusion"
+        and "captions" not in config["models"][wildcards.model]
+    )
+
+
+def images_to_noise(wildcards):
+    return reference_file(wildcards) if noises_images(wildcards) else []
+
+
+def images_option(wildcards):
+    """A param: the option with the real images, if trajectories begin with some."""
+    return f"--images {shlex.quote(reference(wildcards))}" if noises_images(wildcards) else ""
+
+
 @checked
 def clip_files(wildcards):
     """Return the files of the CLIP model for the CLIP score, if one is set."""
@@ -98,31 +117,15 @@ def prompt_option(wildcards, input):
     return f"--prompt-file {input.prompts}" if input.prompts else ""
 
 
+@checked
 def shards(wildcards):
+    model, adapter = wildcards.model, wildcards.adapter
+    if adapter not in adapters(model) or "trained_as" in adapters(model)[adapter]:
+        stop(f"models.{model}.adapters: {adapter!r} is not there to be trained; add it")
+    source = configuration.trajectories_of(config, model, adapter)
     pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip"
-    names = chunks("sample_trajectories", wildcards.model)
-    return expand(pattern, model=wildcards.model, seed=wildcards.seed, source=results.GUIDED, chunk=names)
-
-
-def adapter_files(wildcards):
-    """Return the files of a method's adapter; `none` and `cfg` have no adapter."""
-    if wildcards.method in ("none", "cfg"):
-        return []
-    if wildcards.method not in config["models"][wildcards.model]["adapters"]:
-        stop(f"models.{wildcards.model}.adapters: {wildcards.method!r} is not there; add it, or use none or cfg")
-    folder = "results/{model}/seed{seed}/adapters/{method}"
-    return expand(f"{folder}/{{file}}", **wildcards, file=["adapter.safetensors", "config.json"])
-
-
-def guidance(wildcards):
-    """A param: options for a method's guidance. Settings that only `cfg` uses are given only to `cfg`."""
-    if wildcards.method == "none":
-        return "--guidance none"
-    if wildcards.method == "cfg":
-        chosen = schema.result_settings("sample", settings("sample", wildcards))
-        own = flags({name: chosen[name] for name in schema.cfg_settings("sample") if name in chosen})
-        return f"--guidance cfg {own}"
-    return "--guidance adapter --dir results/{model}/seed{seed}/adapters/{method}".format(**wildcards)
+    names = chunks("sample_trajectories", model, source)
+    return expand(pattern, model=model, seed=wildcards.seed, source=source, chunk=names)
 
 
 def sample_chunks(wildcards, suffix):

@@ -2,15 +2,13 @@ rule measure_fidelity:
     input:
         base=base_files,
         prompts=prompts("samples"),
-        adapter=expand(
-            "results/{{model}}/seed{{seed}}/adapters/{{adapter}}/{file}", file=["adapter.safetensors", "config.json"]
-        ),
+        adapter=adapter_files,
     output:
-        "results/{model}/seed{seed}/fidelity/{adapter}.json",
+        "results/{model}/seed{seed}/fidelity/{method}.json",
     log:
-        "results/logs/measure_fidelity/{model}/seed{seed}/{adapter}.log",
+        "results/logs/measure_fidelity/{model}/seed{seed}/{method}.log",
     benchmark:
-        "results/benchmarks/measure_fidelity/{model}/seed{seed}/{adapter}.tsv"
+        "results/benchmarks/measure_fidelity/{model}/seed{seed}/{method}.tsv"
     conda:
         "../envs/agd.yaml"
     resources:
@@ -20,9 +18,13 @@ rule measure_fidelity:
         version=VERSIONS["measure_fidelity"],
         module=stage_module("measure_fidelity"),
         base=base,
+        guidance=guidance("measure_fidelity"),
         prompts=prompt_option,
-        result=result_settings("measure_fidelity"),
+        scales=scales_to_measure,
+        result=result_settings(
+            "measure_fidelity", without=["guidance_scales", *schema.cfg_settings("measure_fidelity")]
+        ),
         execution=execution_settings("measure_fidelity"),
     shell:
-        "{params.own_gpus}python -m {params.module} --dir $(dirname {input.adapter[0]}) --output {output} --base-model {params.base:q}"
-        " --seed {wildcards.seed} {params.prompts} {params.result} {params.execution} 2>&1 | tee {log}"
+        "{params.own_gpus}python -m {params.module} {params.guidance} --output {output} --base-model {params.base:q}"
+        " --seed {wildcards.seed} {params.prompts} {params.scales} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -19,7 +19,7 @@ rule sample:
         version=VERSIONS["sample"],
         module=stage_module("sample"),
         base=base,
-        guidance=guidance,
+        guidance=guidance("sample"),
         prompts=prompt_option,
         chunk=chunk("sample"),
         result=result_settings(

@@ -2,6 +2,7 @@ rule sample_trajectories:
     input:
         base=base_files,
         prompts=prompts("trajectories"),
+        images=images_to_noise,
     output:
         "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip",
     log:
@@ -18,9 +19,10 @@ rule sample_trajectories:
         module=stage_module("sample_trajectories"),
         base=base,
         prompts=prompt_option,
+        images=images_option,
         chunk=chunk("sample_trajectories"),
         result=result_settings("sample_trajectories"),
         execution=execution_settings("sample_trajectories"),
     shell:
         "{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
-        " {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"
+        " {params.prompts} {params.images} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -6,6 +6,7 @@ rule train:
         weights="results/{model}/seed{seed}/adapters/{adapter}/adapter.safetensors",
         config="results/{model}/seed{seed}/adapters/{adapter}/config.json",
         table="results/{model}/seed{seed}/adapters/{adapter}/training.csv",
+        cost="results/{model}/seed{seed}/adapters/{adapter}/cost.json",
     log:
         "results/logs/train/{model}/seed{seed}/{adapter}.log",
     benchmark:

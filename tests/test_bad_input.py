@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from agd.artifacts.sealed_json import sealed_json
 from agd.runtime.errors import UserError
-from agd.settings import configuration
+from agd.settings import configuration, validation
 
 DIT = "agd.dit.sample_trajectories --num-trajectories 10 --num-inference-steps 2 --output-dir OUT --base-model"
 SD = "agd.sd.sample_trajectories --num-trajectories 4 --num-inference-steps 2 --output-dir OUT"
@@ -483,7 +483,7 @@ def fails(variables: dict, program: str, words: list[str], capsys) -> tuple[int,
 def test_one_clear_line(kind, given, line, request, tmp_path, monkeypatch, capsys):
     if kind == "configuration":
         with pytest.raises(UserError) as error:
-            configuration.check(configuration.typed(merge(configuration.shipped(), yaml.safe_load(given))))
+            configuration.check(validation.typed(merge(configuration.shipped(), yaml.safe_load(given))))
         assert line in str(error.value)
         assert "\n" not in str(error.value)
         return

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from agd.adapters.config import LOW_RANK, AdapterConfig
+from agd.adapters.config import FULL, LOW_RANK, AdapterConfig
+from agd.adapters.tuned_weights import weight_shapes
 from agd.runtime.errors import UserError
 
 # The linear layers of attention and feed-forward in diffusers' transformer blocks. PEFT's LoRA keeps them as base_layer.
@@ -49,7 +50,7 @@ def linears(denoiser: nn.Module) -> dict[str, nn.Linear]:
 
 def adapted_modules(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> dict[str, nn.Module]:
     """Return name -> module whose output this kind of adapter adds to: attentions, linear layers, or none."""
-    if config.kind == "embedding":
+    if config.kind in ("embedding", FULL):
         return {}
     return linears(denoiser) if config.kind in LOW_RANK else anatomy.attentions(denoiser)
 
@@ -79,7 +80,7 @@ def base_shape(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> 
 
     layers: name -> width of an attention's output, or [input, output] of a linear layer. embeddings: name -> width.
     norms: name -> channels.
-    features: name -> width of what conditions it.
+    features: name -> width of what conditions it. weights: name -> shape, for the kind `full` alone.
     """
     modules = adapted_modules(denoiser, config, anatomy)
     low_rank = config.kind in LOW_RANK
@@ -92,4 +93,4 @@ def base_shape(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy) -> 
         "embeddings": dict.fromkeys(embedding_modules(denoiser, config, anatomy), width),
         "norms": {k: norm.num_channels for k, norm in norm_modules(denoiser, config, anatomy).items()},
         "features": used_widths(denoiser, config, anatomy),
-    }
+    } | ({"weights": weight_shapes(denoiser)} if config.kind == FULL else {})

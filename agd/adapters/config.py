@@ -7,6 +7,7 @@ from agd.settings.adapter_choices import PUBLISHED, check_adapter, check_gain
 
 LOW_RANK = ("low_rank", "lora")
 KINDS = (*PUBLISHED, "bottleneck", "bottleneck_attention", *LOW_RANK, "embedding")
+FULL = "full"  # no adapter, but all weights of the base: agd.adapters.tuned_weights
 ENCODERS = ("shared", "per_layer")
 
 
@@ -17,7 +18,8 @@ class AdapterConfig:
     kind, after each adapted attention: `cross_attention` (tokens attend to the conditions), `offset` (one vector for
     every token), `bottleneck` (the conditions modulate a bottleneck), `bottleneck_attention` (whose tokens also attend
     to the conditions). Beside each linear layer of attention and feed-forward: `low_rank` (a low-rank update that the
-    conditions modulate) or `lora` (one that they don't). `embedding`: nothing but the embedding.
+    conditions modulate) or `lora` (one that they don't). `embedding`: nothing but the embedding. `full`:
+    no adapter, but a trained copy of all the base's weights, to compare with.
     embedding: also add a learned vector to the base's embedding of the timestep.
     gain: multiply everything that is added by (w - 1) / (guidance_scale_max - 1), at most 1.
     encoder: `shared` (conditions are embedded once per pass) or `per_layer` (in each layer, as published).
@@ -42,14 +44,14 @@ class AdapterConfig:
     guidance_scale_max: float = 12.0
 
     def __post_init__(self):
-        for name, allowed in (("kind", KINDS), ("encoder", ENCODERS)):
+        for name, allowed in (("kind", (*KINDS, FULL)), ("encoder", ENCODERS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}: {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}")
         if self.hidden_size < 2 or self.hidden_size % 2:
             raise UserError(f"hidden_size: {self.hidden_size} must be an even number, 2 or more")
         if self.rank < 1:
             raise UserError(f"rank: {self.rank} must be 1 or more")
-        check_adapter(self.kind, self.embedding, self.encoder)
+        check_adapter(self.kind, self.embedding, self.encoder, self.gain)
         check_gain(self.gain, self.guidance_scale_max)
 
     @property

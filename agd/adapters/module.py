@@ -16,10 +16,11 @@ from torch import nn
 from agd.adapters import fusing
 from agd.adapters.adapted import AdaptedLayer, AdaptedLinear, AdaptedOutput
 from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules, norm_modules
-from agd.adapters.config import LOW_RANK, AdapterConfig
+from agd.adapters.config import FULL, LOW_RANK, AdapterConfig
 from agd.adapters.diffusers_integration import embedded_guidance_scale, set_flag
 from agd.adapters.forward_pass import ForwardPass, constant, gain, per_sample
 from agd.adapters.layers import ConditionEncoder, EmbeddingAdapter, NormAdapter
+from agd.adapters.tuned_weights import TunedWeights
 from agd.runtime.errors import UserError
 
 
@@ -48,18 +49,13 @@ class Adapters(nn.Module):
             return AdaptedLayer(width, config, features, self.current)
 
         self.layers = nn.ModuleDict({_plain(k): adapted(width) for k, width in self.base_shape["layers"].items()})
-        self.embeddings = nn.ModuleDict(
-            {
-                _plain(k): AdaptedOutput(EmbeddingAdapter(width, config), self.current)
-                for k, width in self.base_shape["embeddings"].items()
-            }
-        )
-        self.norms = nn.ModuleDict(
-            {
-                _plain(k): AdaptedOutput(NormAdapter(channels, config), self.current)
-                for k, channels in self.base_shape["norms"].items()
-            }
-        )
+
+        def outputs(kind, widths: dict[str, int]) -> nn.ModuleDict:
+            return nn.ModuleDict({_plain(k): AdaptedOutput(kind(n, config), self.current) for k, n in widths.items()})
+
+        self.embeddings = outputs(EmbeddingAdapter, self.base_shape["embeddings"])
+        self.norms = outputs(NormAdapter, self.base_shape["norms"])
+        self.tuned = TunedWeights(denoiser, self.current) if config.kind == FULL else None
         self.handles, self.layer_handles = [], []
         self.enabled, self.fused, self._strength = True, None, constant(1.0)
         self.record, self.source = {}, None
@@ -212,6 +208,7 @@ class Adapters(nn.Module):
             denoiser.register_forward_pre_hook(self.before_pass, with_kwargs=True),
             denoiser.get_submodule(self.anatomy.entry).register_forward_hook(self.after_entry),
         ]
+        self.handles += self.tuned.connect(denoiser) if self.tuned else []
         low_rank = self.config.kind in LOW_RANK
         self._attentions = [m for m in denoiser.modules() if low_rank and hasattr(m, "processor")]
         self.connect_layers()
@@ -232,6 +229,8 @@ class Adapters(nn.Module):
         """Remove all hooks, and take merged updates out of the base's weights."""
         if self.fused is not None:
             self.unfuse()
+        if self.tuned:
+            self.tuned.take_out()
         for handle in (*self.handles, *self.layer_handles):
             handle.remove()
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from agd.adapters import attaching, pipelines, saving
 from agd.adapters.anatomy import Anatomy
-from agd.adapters.config import AdapterConfig
+from agd.adapters.config import FULL, AdapterConfig
 from agd.adapters.lora_export import export_lora
 from agd.adapters.model_card import model_card
 from agd.adapters.module import Adapters
@@ -61,6 +61,10 @@ def load(target, name: str | Path) -> Adapters:
     """
     denoiser, anatomy = _opened(target)
     folder = saving.locate(name)
+    if saving.read_description(folder)["adapter"].get("kind") == FULL:
+        raise UserError(
+            f"{name}: holds a whole denoiser (kind full), to compare adapters with; sample it with agd's `sample`"
+        )
     if not hasattr(denoiser, "agd"):
         saving.load(denoiser, folder, anatomy)
     elif denoiser.agd.source != folder.resolve():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
         config = AdapterConfig(**description["adapter"])
     except TypeError:
         raise UserError(f"{Path(folder) / CONFIG}: describes another version's adapter; train it again") from None
-    here, theirs = base_shape(denoiser, config, anatomy), {"embeddings": {}, "norms": {}} | description["base_shape"]
+    every = {"embeddings": {}, "norms": {}, "weights": {}}
+    here, theirs = (every | shape for shape in (base_shape(denoiser, config, anatomy), description["base_shape"]))
     if here != theirs:
         raise UserError(
             f"{folder}: made for a base of another shape ({_shape_words(theirs)}) than "
@@ -120,5 +122,6 @@ def _shape_words(shape: dict) -> str:
     kind = "linear layers" if any(isinstance(width, list) for width in shape["layers"].values()) else "attentions"
     parts = [f"{len(layers)} {kind} of width {min(layers)} to {max(layers)}"] if layers else []
     parts += [f"{len(shape['embeddings'])} embeddings of the timestep"] if shape["embeddings"] else []
+    parts += [f"{sum(map(math.prod, shape['weights'].values()))} weights"] if shape["weights"] else []
     parts += [", ".join(f"{name} {width}" for name, width in shape["features"].items()) or "no embeddings"]
     return ", ".join(parts)

@@ -98,6 +98,22 @@ def open_image(data: bytes, name: str) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Crop the largest square at the centre, at size x size pixels. 0: return the picture as it is.
+
+    As for ADM (Dhariwal and Nichol, arXiv 2105.05233): halve by box filters while the shorter side is at least twice the
+    size, resize it bicubically to the size, then crop.
+    """
+    if not size or image.size == (size, size):
+        return image
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
 def write_grid(
     path: str | Path, rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] = (), least: int = 64
 ) -> None:

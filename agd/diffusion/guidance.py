@@ -4,9 +4,13 @@ Convention (as in diffusers): `w = 1` is the conditional prediction, without gui
 unconditional prediction. Ho and Salimans (arXiv 2207.12598) write `1 + w` for this `w`.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import torch
+
+from agd.diffusion import schedulers
+from agd.settings.configuration import guided_sigmas
 
 
 def guide(
@@ -39,5 +43,29 @@ def two_passes(model, conditions: dict[str, torch.Tensor], settings, w: torch.Te
     def predict(x_BCHW: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         cond, uncond = model.call(torch.cat([x_BCHW, x_BCHW]), t, both).chunk(2)
         return cond, guide(cond, uncond, w, settings.guided_channels or None)
+
+    return predict
+
+
+def predictor(model, conditions: dict[str, torch.Tensor], settings, guidance: str, w: float) -> Callable:
+    """Return a function (input (B, C, H, W), timestep) -> output of its shape, to be called once per step, in order.
+
+    guidance: `cfg` (two passes at the guided steps, one at the others), or another method of one pass: `none`, `adapter`.
+    settings: of the stage: guided_channels, and guided_sigmas, guided_share, num_inference_steps for `cfg`.
+    """
+    if guidance != "cfg":
+        return lambda x_BCHW, t: model.call(x_BCHW, t, conditions)
+    guided_of, cache = two_passes(model, conditions, settings, w), model.attention_cache(settings)
+    low, high = guided_sigmas(settings.guided_sigmas)
+    last, done = round(settings.guided_share * settings.num_inference_steps), 0
+
+    def predict(x_BCHW: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        if done <= last and low <= schedulers.noise_level(model.scheduler, t) <= high:
+            with cache.recording() if cache else contextlib.nullcontext():
+                return guided_of(x_BCHW, t)[1]
+        with cache.reusing() if cache else contextlib.nullcontext():
+            return model.call(x_BCHW, t, conditions)
 
     return predict

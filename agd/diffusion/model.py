@@ -47,5 +47,13 @@ class Model(Protocol):
     def call(self, x_BCHW: torch.Tensor, t: torch.Tensor, conditions: dict[str, torch.Tensor]) -> torch.Tensor:
         """Run the denoiser once: (B, C, H, W) in any float dtype, t () or (B,) -> (B, C, H, W) float32."""
 
+    def attention_cache(self, settings):
+        """Return a cache with the context managers `recording` and `reusing`, for passes that are guided and later ones
+        that are not; or None, if none is asked for."""
+
+    def encode(self, images: list) -> torch.Tensor:
+        """Encode pictures to latents (B, C, h, w) float32, cropped at their centre to the model's size. Needs the
+        autoencoder. Only for families of classes."""
+
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8."""

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
@@ -46,3 +48,23 @@ def scheduler(own: SchedulerMixin, name: str) -> SchedulerMixin:
         return own
     kind, options = BY_NAME[name]
     return kind.from_config(own.config, **options)
+
+
+def noise_level(own: SchedulerMixin, t) -> float:
+    """Return sigma = sqrt((1 - alpha_bar) / alpha_bar) at a timestep: the noise's standard deviation over the image's.
+
+    own: the model's own scheduler; others have its noise schedule. Between timesteps, log sigma is interpolated.
+    """
+    alpha_bar = np.asarray(own.alphas_cumprod, dtype=np.float64).clip(1e-9, 1 - 1e-9)
+    return float(np.exp(np.interp(float(t), np.arange(len(alpha_bar)), 0.5 * np.log(1 / alpha_bar - 1))))
+
+
+def noised(own: SchedulerMixin, latents: torch.Tensor, noise: torch.Tensor, t) -> torch.Tensor:
+    """Return the denoiser's input at a timestep for these latents and this noise (B, C, H, W each).
+
+        x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise
+
+    It is so for every supported scheduler: those that work with sigma scale their input to it.
+    """
+    share = 1 / (1 + noise_level(own, t) ** 2)
+    return share**0.5 * latents + (1 - share) ** 0.5 * noise

@@ -6,6 +6,7 @@ import torch
 from diffusers import DiTPipeline
 from diffusers.utils import logging
 
+from agd.artifacts.labelled_images import pixels
 from agd.artifacts.sealed_json import read_json
 from agd.diffusion import base_models, schedulers
 from agd.dit.anatomy import ANATOMY
@@ -93,6 +94,16 @@ class DiT:
             x_BCHW.to(self.dtype), timestep=t_B, class_labels=conditions["class_label"], return_dict=False
         )[0]
         return output[:, : self.channels].float()
+
+    def attention_cache(self, settings) -> None:
+        """Return no cache: a DiT has no cross-attention."""
+
+    def encode(self, images: list) -> torch.Tensor:
+        """Encode pictures to latents (B, C, h, w) float32, cropped at their centre to the model's size."""
+        described = self.vae.config
+        side = self.latent_shape[-1] * 2 ** (len(described.block_out_channels) - 1)
+        x_BCHW = pixels(images, side, described.in_channels).to(self.device)
+        return self.vae.encode(x_BCHW).latent_dist.mode() * described.scaling_factor
 
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from agd.artifacts import downloads
 from agd.artifacts.files import sha256
+from agd.artifacts.images import centre_crop
 from agd.artifacts.sealed_json import check_files, read_sealed
 from agd.measures.digits_classifier import DigitsClassifier, digit_tensor
 from agd.runtime.errors import UserError
@@ -41,22 +42,6 @@ class Extractor:
         while batch := list(islice(remaining, batch_size)):
             x = torch.stack([self.prepare(centre_crop(image, self.image_size)) for image in batch]).to(self.device)
             yield self.model(x).float().cpu().numpy()
-
-
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Crop the largest square at the centre, at size x size pixels. 0: return the picture as it is.
-
-    As for ADM (Dhariwal and Nichol, arXiv 2105.05233): halve by box filters while the shorter side is at least twice the
-    size, resize it bicubically to the size, then crop.
-    """
-    if not size or image.size == (size, size):
-        return image
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
 
 
 def _digits(weights: str, device: torch.device) -> Extractor:

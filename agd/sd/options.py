@@ -13,10 +13,18 @@ _UNCONDITIONAL = {
     ),
     "enum": ["auto", "zeros", "empty"],
 }
+_CACHED = {
+    "description": (
+        "T-GATE (arXiv 2404.02747): at steps that cfg does not guide, cross-attentions give again what they gave at the last "
+        "guided step."
+    ),
+    "only_for": "cfg",
+    "type": "boolean",
+}
 SETTINGS = {
     "sample_trajectories": {"unconditional": _UNCONDITIONAL},
-    "sample": {"unconditional": _UNCONDITIONAL | {"only_for": "cfg"}},
-    "measure_fidelity": {"unconditional": _UNCONDITIONAL},
+    "sample": {"unconditional": _UNCONDITIONAL | {"only_for": "cfg"}, "cached_cross_attention": _CACHED},
+    "measure_fidelity": {"unconditional": _UNCONDITIONAL, "cached_cross_attention": _CACHED},
 }
 
 ARGUMENTS = {

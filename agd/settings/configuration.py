@@ -1,67 +1,50 @@
 """Reads, merges and checks the configuration. Imports nothing heavy, because Snakemake reads it at every start."""
 
-import contextlib
 import dataclasses
+import functools
 import math
-import re
 from pathlib import Path
 
-import jsonschema
 import yaml
 
 from agd.runtime.errors import UserError
 from agd.settings.adapter_choices import check_adapter, check_gain
-from agd.settings.results import half, scale_name
-from agd.settings.schema import ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
+from agd.settings.results import GUIDED, half, scale_name
+from agd.settings.schema import ADAPTER_KEYS, ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
+from agd.settings.validation import allowed, check_against, key_of
+
+# Stage -> the key of a model's section whose entries override the stage's settings, by name.
+VARIANTS = {
+    "train": "adapters",
+    "sample_trajectories": "trajectories",
+    "sample": "methods",
+    "measure_fidelity": "methods",
+}
 
 
 def files() -> list[Path]:
-    """List the files of the shipped configuration: config/default.yaml and all of config/models/."""
-    return [CONFIG_FOLDER / "default.yaml", *sorted((CONFIG_FOLDER / "models").glob("*.yaml"))]
+    """List the files of the shipped configuration: config/default.yaml and all of config/models/ and config/tables/."""
+    folders = ("models", "tables")
+    return [
+        CONFIG_FOLDER / "default.yaml",
+        *(file for f in folders for file in sorted((CONFIG_FOLDER / f).glob("*.yaml"))),
+    ]
 
 
 def shipped() -> dict:
-    """Return the shipped configuration."""
-    config = {"models": {}}
-    for part in (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files()):
-        config = {**config, **part, "models": config["models"] | part.get("models", {})}
-    return config
+    """Return the shipped configuration: its files, merged in order as Snakemake merges them."""
+    return functools.reduce(_merged, (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files()), {})
 
 
-def typed(value, spec: dict | None = None):
-    """Convert text to numbers where the schema needs numbers: Snakemake reads items of `--config 'a=[1, 2]'` as text.
-
-    Values that can't be converted stay as they are, and `check` reports them.
-    """
-    spec = schema() if spec is None else spec
-    if "$ref" in spec:
-        spec = schema()["$defs"][spec["$ref"].rsplit("/", 1)[1]]
-    if isinstance(value, dict):
-        others = spec.get("additionalProperties") or {}
-        return {k: typed(v, spec.get("properties", {}).get(k, others)) for k, v in value.items()}
-    if isinstance(value, list):
-        return [typed(item, spec.get("items", {})) for item in value]
-    kinds = spec.get("type", [])
-    kinds = set(kinds if isinstance(kinds, list) else [kinds])
-    if isinstance(value, float) and "integer" in kinds and value.is_integer():
-        return int(value)
-    if not isinstance(value, str) or not kinds & {"integer", "number", "boolean", "null"}:
-        return value
-    if "string" in kinds:
-        return None if value == "null" else value
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-    if isinstance(read, str) and "number" in kinds:
-        with contextlib.suppress(ValueError):
-            return float(read)  # 1e-3, which YAML reads as text
-    return value if isinstance(read, dict | list) else read
+def _merged(first, second):
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return second
+    return first | {key: _merged(first.get(key), value) for key, value in second.items()}
 
 
 def check(config: dict) -> None:
     """Raise UserError if the configuration is wrong: one line with the key, the value and the allowed values."""
-    _check_against(schema(), config, "")
+    check_against(schema(), config, "")
     for model, section in config["models"].items():
         for name, spec in schema()["$defs"]["model"]["properties"].items():
             theirs = applies(spec, section["family"])
@@ -75,17 +58,50 @@ def check(config: dict) -> None:
         needed = ["prepare_reference", "sample_trajectories", "sample", "measure_fidelity", "calculate_metrics"]
         for stage in [*needed, *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
-        for adapter in section["adapters"]:
-            chosen = settings(config, model, "train", adapter)
-            where = f"models.{model}.adapters.{adapter}"
-            check_settings("train", chosen, where, section["family"])
-            highest = settings(config, model, "sample_trajectories")["guidance_max"]
-            check_gain(chosen["gain"], highest, f"{where}.gain")
+        _check_variants(config, model)
 
 
-def settings(config: dict, model: str | None, stage: str, adapter: str | None = None) -> dict:
-    """Return one stage's settings: defaults, then the model's (None: no model), then (for `train`) the adapter's.
+def _check_variants(config: dict, model: str) -> None:
+    """Check a model's adapters, trajectories and methods, with the settings that they override."""
+    section = config["models"][model]
+    for stage, key in VARIANTS.items():
+        for name in section.get(key, {}):
+            check_settings(
+                stage, settings(config, model, stage, name), f"models.{model}.{key}.{name}", section["family"]
+            )
+    for name in section.get("methods", {}):
+        if name in section["adapters"]:
+            raise UserError(f"models.{model}.methods.{name}: is the name of an adapter too; choose another")
+    for name, adapter in section["adapters"].items():
+        where = f"models.{model}.adapters.{name}"
+        if "trained_as" in adapter:
+            _check_trained_as(config, name, adapter, where)
+            continue
+        learnt_from = trajectories_of(config, model, name)
+        if learnt_from not in {**section.get("trajectories", {}), GUIDED: {}}:
+            raise UserError(
+                f"{where}.trajectories: {learnt_from!r} is not in models.{model}.trajectories; add it there"
+            )
+        highest = settings(config, model, "sample_trajectories", learnt_from)["guidance_max"]
+        check_gain(settings(config, model, "train", name)["gain"], highest, f"{where}.gain")
 
+
+def _check_trained_as(config: dict, name: str, adapter: dict, where: str) -> None:
+    """Raise UserError unless `trained_as` names an adapter that is trained for another model of the configuration."""
+    model, _, other = adapter["trained_as"].partition("/")
+    there = config["models"].get(model, {}).get("adapters", {})
+    if other not in there or "trained_as" in there[other]:
+        raise UserError(
+            f"{where}.trained_as: {adapter['trained_as']} is no adapter that is trained; give MODEL/ADAPTER"
+        )
+    if len(adapter) > 1:
+        raise UserError(f"{where}: trained as {adapter['trained_as']}; leave its other settings out")
+
+
+def settings(config: dict, model: str | None, stage: str, variant: str | None = None) -> dict:
+    """Return one stage's settings: defaults, then the model's (None: no model), then the variant's.
+
+    variant: name of an adapter (for `train`), of trajectories, or of a method; of any other name, there are none.
     Leaves out defaults that the model's family doesn't have. The model's own settings always stay, so that they are
     checked.
     """
@@ -93,8 +109,20 @@ def settings(config: dict, model: str | None, stage: str, adapter: str | None = 
     borrowed = settings(config, model, ALSO_READS[stage]) if stage in ALSO_READS else {}
     known = properties(stage, section.get("family"))
     general = {k: v for k, v in config["defaults"].get(stage, {}).items() if k in known}
-    own = section["adapters"][adapter] if adapter and stage == "train" else {}
+    own = section.get(VARIANTS.get(stage), {}).get(variant) or {}
+    own = {name: value for name, value in own.items() if name not in ADAPTER_KEYS or stage != "train"}
     return borrowed | general | section.get(stage, {}) | own
+
+
+def trajectories_of(config: dict, model: str, adapter: str) -> str:
+    """Return the name of the trajectories that an adapter learns from."""
+    return config["models"][model]["adapters"][adapter].get("trajectories", GUIDED)
+
+
+def trained_as(config: dict, model: str, adapter: str) -> tuple[str, str]:
+    """Return the model and the name that an adapter is trained as: its own, or those of `trained_as`."""
+    other_model, _, other = config["models"][model]["adapters"][adapter].get("trained_as", "").partition("/")
+    return (other_model, other) if other else (model, adapter)
 
 
 def recorded(stage: str, chosen) -> dict:
@@ -140,21 +168,23 @@ def compared_adapter(config: dict, model: str) -> str:
 def check_settings(stage: str, values: dict, where: str = "", family: str | None = None) -> None:
     """Check all settings of one stage, singly and together. where: prefix of the key in errors."""
     known = properties(stage, family)
-    _check_against({"type": "object", "additionalProperties": False, "properties": known}, values, where)
+    check_against({"type": "object", "additionalProperties": False, "properties": known}, values, where)
     for name in known:
         if name not in values:
-            raise UserError(f"{_key(where, name)}: missing; give a value ({_allowed(known[name])})")
+            raise UserError(f"{key_of(where, name)}: missing; give a value ({allowed(known[name])})")
         if isinstance(values[name], float) and not math.isfinite(values[name]):
-            raise UserError(f"{_key(where, name)}: {values[name]} is not allowed; {_allowed(known[name])}")
+            raise UserError(f"{key_of(where, name)}: {values[name]} is not allowed; {allowed(known[name])}")
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
-        raise UserError(f"{_key(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
+        raise UserError(f"{key_of(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
     if stage == "train":
-        check_adapter(values["kind"], values["embedding"], values["encoder"], _key(where, "encoder"))
+        check_adapter(*(values[k] for k in ("kind", "embedding", "encoder", "gain")), where=key_of(where, ""))
     if values.get("guidance_scales", "auto") != "auto":
-        guidance_scales(values["guidance_scales"], _key(where, "guidance_scales"))
+        guidance_scales(values["guidance_scales"], key_of(where, "guidance_scales"))
+    if "guided_sigmas" in values:
+        guided_sigmas(values["guided_sigmas"], key_of(where, "guided_sigmas"))
     if "class_labels" in values:
-        class_labels(values["class_labels"], _key(where, "class_labels"))
+        class_labels(values["class_labels"], key_of(where, "class_labels"))
 
 
 def guidance_scales(text: str, where: str = "guidance_scales") -> list[float]:
@@ -167,6 +197,21 @@ def guidance_scales(text: str, where: str = "guidance_scales") -> list[float]:
     return scales
 
 
+def automatic_scales(highest: float) -> list[float]:
+    """Return the scales to measure fidelity at: parts of the trained range above 1, and one scale outside it."""
+    return [1 + (highest - 1) * part for part in (0.125, 0.25, 0.5, 1, 1.5)]
+
+
+def guided_sigmas(text: str, where: str = "guided_sigmas") -> tuple[float, float]:
+    """'0.3-5' -> (0.3, 5.0), `all` -> (0, inf). Raises UserError if no noise level is inside."""
+    if text == "all":
+        return 0.0, math.inf
+    low, high = map(float, text.split("-"))
+    if low >= high:
+        raise UserError(f"{where}: {text!r} has no noise level inside; give the lower one first, such as 0.3-5")
+    return low, high
+
+
 def class_labels(text: str, where: str = "class_labels") -> list[int]:
     """'0-2,7' -> [0, 1, 2, 7]."""
     labels = []
@@ -176,54 +221,3 @@ def class_labels(text: str, where: str = "class_labels") -> list[int]:
             raise UserError(f"{where}: {part!r} is reversed; write it as {last}-{first}")
         labels += range(int(first), int(last or first) + 1)
     return labels
-
-
-def _whole(validator, pattern: str, instance, rules: dict):
-    """Match JSON schema's `pattern` to the whole text: Python's `$` would allow a newline at the end."""
-    if isinstance(instance, str) and not re.fullmatch(pattern, instance):
-        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _whole})
-
-
-def _check_against(rules: dict, value, where: str) -> None:
-    validator = _Validator(rules)
-    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
-    if error is None:
-        return
-    key = ".".join(str(part) for part in ([where] if where else []) + list(error.absolute_path))
-    if error.validator in ("additionalProperties", "required"):
-        known = error.schema.get("properties", {})
-        if error.validator == "required":
-            missing = [name for name in error.validator_value if name not in error.instance]
-            raise UserError(f"{_key(key, missing[0])}: missing; add it to the configuration")
-        unknown = [str(name) for name in error.instance if name not in known]
-        raise UserError(f"{_key(key, unknown[0])}: unknown key; allowed are {', '.join(sorted(known))}")
-    raise UserError(f"{key or 'configuration'}: {error.instance!r} is not allowed; {_allowed(error.schema)}")
-
-
-def _allowed(spec: dict) -> str:
-    """Describe the allowed values of a setting in words."""
-    words = []
-    kind = spec.get("type")
-    if kind:
-        words.append("must be " + " or ".join(kind if isinstance(kind, list) else [kind]))
-    bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    words += [f"{text} {spec[bound]}" for bound, text in bounds.items() if bound in spec]
-    if "enum" in spec:
-        words.append("must be one of " + ", ".join(map(str, spec["enum"])))
-    if "pattern" in spec:
-        words.append(f"matching {spec['pattern']}")
-    words += [f"a multiple of {spec['multipleOf']}"] if "multipleOf" in spec else []
-    words += [
-        f"{text} {spec[k]} entries"
-        for k, text in (("minItems", "at least"), ("minProperties", "at least"))
-        if k in spec
-    ]
-    words += ["without repeats"] if spec.get("uniqueItems") else []
-    return ", ".join(words) or spec.get("description", "see config/schema.yaml")
-
-
-def _key(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -18,11 +18,13 @@ CONFIG_FOLDER = next(
 )
 # Stages that also read another stage's settings: samples and reference need the same feature extractor.
 ALSO_READS = {"calculate_metrics": "prepare_reference"}
+ADAPTER_KEYS = ("trajectories", "trained_as")  # of an adapter's section, beside settings of `train`
 
 
 @functools.cache
 def schema() -> dict:
-    """Return the configuration's JSON schema: config/schema.yaml with the registered families and their settings."""
+    """Return the configuration's JSON schema: config/schema.yaml with the registered families and their settings, and the
+    settings that adapters and methods override."""
     joined = yaml.safe_load((CONFIG_FOLDER / "schema.yaml").read_text(encoding="utf-8"))
     definitions = joined["$defs"]
     definitions["model"]["properties"]["family"]["enum"] = list(PACKAGES)
@@ -31,6 +33,10 @@ def schema() -> dict:
             for name, spec in settings.items():
                 there = definitions[stage]["properties"].setdefault(name, {**spec, "families": []})
                 there["families"].append(family)
+    for section, stage in (("adapter", "train"), ("method", "sample")):
+        known = definitions[stage]["properties"]
+        overridden = {k: v for k, v in known.items() if section == "adapter" or v.get("only_for") == "cfg"}
+        definitions[section]["properties"] = definitions[section].get("properties", {}) | overridden
     return joined
 
 

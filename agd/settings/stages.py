@@ -73,6 +73,7 @@ STAGES = {
         _FIRST,
         _COUNT,
         _PROMPT_FILE,
+        Argument("--images", dict(metavar="I", help="real images for `diffusion`: folder or .zip (default: unguided samples)"), "classes"),
     ), by_family=True, needs_model=True),
     "train": Stage("agd.train", (
         Argument("--dir", dict(required=True, metavar="R", help="folder for the adapter")),
@@ -92,7 +93,8 @@ STAGES = {
         _PROMPT_FILE,
     ), by_family=True, needs_model=True),
     "measure_fidelity": Stage("agd.measure_fidelity", (
-        Argument("--dir", dict(required=True, metavar="R", help="folder of a trained adapter")),
+        Argument("--dir", dict(metavar="R", help="folder of a trained adapter")),
+        Argument("--guidance", dict(choices=["adapter", "cfg"], default="adapter", help="what to measure (default: adapter)")),
         Argument("--output", dict(metavar="JSON", help="file to write (default: R/fidelity.json)")),
         Argument("--base-model", dict(help="folder or hub id (default: the one that the adapter was trained on)")),
         _SEED,

@@ -12,7 +12,7 @@ VERSIONS = {
     "sample_trajectories": 1,
     "train": 2,
     "sample": 2,
-    "measure_fidelity": 2,
+    "measure_fidelity": 3,
     "calculate_metrics": 1,
     "tabulate": 2,
     "draw_curve": 1,

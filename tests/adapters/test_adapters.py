@@ -7,7 +7,7 @@ import torch
 from conftest import random_dit
 
 from agd.adapters import attaching, saving
-from agd.adapters.config import ENCODERS, KINDS, LOW_RANK, PUBLISHED, AdapterConfig
+from agd.adapters.config import ENCODERS, FULL, KINDS, LOW_RANK, PUBLISHED, AdapterConfig
 from agd.adapters.layers import LAYERS, ScalarEncoder, position_code
 from agd.artifacts.sealed_json import read_sealed, write_sealed
 from agd.dit.family import ANATOMY
@@ -23,7 +23,8 @@ TABLE = {
 
 def test_kinds_are_the_same_everywhere():
     spec = schema.properties("train")
-    assert [*LAYERS, *LOW_RANK, "embedding"] == list(KINDS) == spec["kind"]["enum"]
+    assert [*LAYERS, *LOW_RANK, "embedding"] == list(KINDS) == spec["kind"]["enum"][:-1]
+    assert spec["kind"]["enum"][-1] == FULL
     assert list(ENCODERS) == spec["encoder"]["enum"]
 
 

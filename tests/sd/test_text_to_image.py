@@ -130,7 +130,8 @@ def test_a_trajectory_is_guided_sampling(folders, prompt_file, kind):
         folders[kind], "sample_trajectories", sample_trajectories, prompt_file=prompt_file, num_inference_steps=4
     )
     opened = model(folders[kind])
-    made = sample_trajectories.sample_shard(opened, chosen, 7, [1, 5], PROMPTS, bar())
+    study = sample_trajectories.Trajectories(opened, chosen, 7, PROMPTS, None)
+    made = sample_trajectories.sample_shard(study, [1, 5], bar())
     draw = generators(7, "trajectory", [1, 5])
     w = [1 + 2 * torch.rand((), generator=g).item() for g in draw]
     assert made.guidance_scale.tolist() == pytest.approx(w, abs=1e-6)

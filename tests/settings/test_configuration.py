@@ -10,7 +10,7 @@ from studies import ROOT
 
 from agd.adapters.config import AdapterConfig
 from agd.runtime.errors import UserError
-from agd.settings import configuration, schema
+from agd.settings import configuration, schema, validation
 from agd.settings.families import PACKAGES
 from agd.settings.stages import STAGES
 
@@ -37,6 +37,7 @@ def test_every_setting_is_described_and_read(stage):
     folders = [ROOT.joinpath(*package.split(".")) for package in PACKAGES.values()]
     readers = [Path(stage_module(stage).__file__), *(file for folder in folders for file in folder.glob("*.py"))]
     readers += [ROOT / "agd/settings/configuration.py", ROOT / "agd/settings/results.py"]
+    readers.append(ROOT / "agd/diffusion/guidance.py")
     text = "\n".join(file.read_text() for file in [*readers, *(ROOT / "rules").glob("*.smk")])
     adapter = {field.name for field in dataclasses.fields(AdapterConfig)} if stage == "train" else set()
     for name, spec in schema.properties(stage).items():
@@ -89,7 +90,7 @@ def test_text_from_the_command_line_becomes_what_the_schema_wants():
         },
         "defaults": {"sample": {"class_labels": "7"}},
     }
-    read = configuration.typed(given)
+    read = validation.typed(given)
     assert read["seeds"] == [1, 2]
     assert read["models"]["dit"] == {
         "reference": None,
@@ -97,4 +98,4 @@ def test_text_from_the_command_line_becomes_what_the_schema_wants():
     }
     assert read["defaults"]["sample"]["class_labels"] == "7"
     for path in ("/data/img #2", "2020", "@data", "[x"):
-        assert configuration.typed({"models": {"dit": {"reference": path}}})["models"]["dit"]["reference"] == path
+        assert validation.typed({"models": {"dit": {"reference": path}}})["models"]["dit"]["reference"] == path

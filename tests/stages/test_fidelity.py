@@ -89,7 +89,7 @@ def test_its_noise_is_not_that_of_training_or_of_samples():
 
 def test_auto_needs_to_know_the_trained_range():
     assert measure_fidelity.scales("auto", [1, 9]) == [2, 3, 5, 9, 13]
-    with pytest.raises(UserError, match="guidance_scales: auto, but the adapter doesn't say a range"):
+    with pytest.raises(UserError, match="guidance_scales: auto, but no adapter says a range"):
         measure_fidelity.scales("auto", None)
 
 

@@ -31,9 +31,8 @@ def model(base, images=False) -> DiT:
 
 def shard_of(base, indices, **changes) -> trajectories.Shard:
     chosen = settings_of("sample_trajectories", sample_trajectories, **changes)
-    return sample_trajectories.sample_shard(
-        model(base), chosen, 7, indices, CLASSES, progress_bar(None, "test", total=1)
-    )
+    study = sample_trajectories.Trajectories(model(base), chosen, 7, CLASSES, None)
+    return sample_trajectories.sample_shard(study, indices, progress_bar(None, "test", total=1))
 
 
 def test_the_autoencoder_decodes_in_full_precision(base):

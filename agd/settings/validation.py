@@ -1,0 +1,94 @@
+"""Checks values against the JSON schema: one line with the key, the value and what is allowed. Imports nothing heavy."""
+
+import contextlib
+import re
+
+import jsonschema
+import yaml
+
+from agd.runtime.errors import UserError
+from agd.settings.schema import schema
+
+
+def typed(value, spec: dict | None = None):
+    """Convert text to numbers where the schema needs numbers: Snakemake reads items of `--config 'a=[1, 2]'` as text.
+
+    Values that can't be converted stay as they are, and `check` reports them.
+    """
+    spec = schema() if spec is None else spec
+    if "$ref" in spec:
+        spec = schema()["$defs"][spec["$ref"].rsplit("/", 1)[1]]
+    if isinstance(value, dict):
+        others = spec.get("additionalProperties") or {}
+        return {k: typed(v, spec.get("properties", {}).get(k, others)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [typed(item, spec.get("items", {})) for item in value]
+    kinds = spec.get("type", [])
+    kinds = set(kinds if isinstance(kinds, list) else [kinds])
+    if isinstance(value, float) and "integer" in kinds and value.is_integer():
+        return int(value)
+    if not isinstance(value, str) or not kinds & {"integer", "number", "boolean", "null"}:
+        return value
+    if "string" in kinds:
+        return None if value == "null" else value
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if isinstance(read, str) and "number" in kinds:
+        with contextlib.suppress(ValueError):
+            return float(read)  # 1e-3, which YAML reads as text
+    return value if isinstance(read, dict | list) else read
+
+
+def _whole(validator, pattern: str, instance, rules: dict):
+    """Match JSON schema's `pattern` to the whole text: Python's `$` would allow a newline at the end."""
+    if isinstance(instance, str) and not re.fullmatch(pattern, instance):
+        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _whole})
+
+
+def check_against(rules: dict, value, where: str) -> None:
+    """Raise UserError if a value does not follow these rules of JSON schema. where: its key."""
+    validator = _Validator(rules)
+    error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    if error is None:
+        return
+    key = ".".join(str(part) for part in ([where] if where else []) + list(error.absolute_path))
+    if error.validator in ("additionalProperties", "required"):
+        known = error.schema.get("properties", {})
+        if error.validator == "required":
+            missing = [name for name in error.validator_value if name not in error.instance]
+            raise UserError(f"{key_of(key, missing[0])}: missing; add it to the configuration")
+        unknown = [str(name) for name in error.instance if name not in known]
+        raise UserError(f"{key_of(key, unknown[0])}: unknown key; allowed are {', '.join(sorted(known))}")
+    raise UserError(f"{key or 'configuration'}: {error.instance!r} is not allowed; {allowed(error.schema)}")
+
+
+def allowed(spec: dict) -> str:
+    """Describe the allowed values of a setting in words."""
+    words = []
+    kind = spec.get("type")
+    if kind:
+        words.append("must be " + " or ".join(kind if isinstance(kind, list) else [kind]))
+    bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    words += [f"{text} {spec[bound]}" for bound, text in bounds.items() if bound in spec]
+    if "enum" in spec:
+        words.append("must be one of " + ", ".join(map(str, spec["enum"])))
+    if "pattern" in spec:
+        words.append(f"matching {spec['pattern']}")
+    words += [f"a multiple of {spec['multipleOf']}"] if "multipleOf" in spec else []
+    words += [
+        f"{text} {spec[k]} entries"
+        for k, text in (("minItems", "at least"), ("minProperties", "at least"))
+        if k in spec
+    ]
+    words += ["without repeats"] if spec.get("uniqueItems") else []
+    return ", ".join(words) or spec.get("description", "see config/schema.yaml")
+
+
+def key_of(where: str, name: str) -> str:
+    """Return a setting's key in errors."""
+    return f"{where}.{name}" if where else name
