@@ -19,6 +19,18 @@ def trained(wanted):
     return "|".join(name for name in TRAINED_MODELS if architecture(name) == wanted) or "(?!)"
 
 
+@checked
+def continued_base(wildcards):
+    """Return the files of the base that a base's training starts from, if it does."""
+    folder = configuration.settings(config, wildcards.model, "train_base")["continues"]
+    files = expand(f"{folder}/{{file}}", file=BASE_FILES[architecture(wildcards.model)]) if folder else []
+    made = [TRAINED_BASE.format(model=model) for model in TRAINED_MODELS if model != wildcards.model]
+    missing = [file for file in files if folder not in made and not Path(file).is_file()]
+    if missing:
+        stop(f"models.{wildcards.model}.train_base.continues: {missing[0]} is not there; give a base trained here")
+    return files
+
+
 def base(wildcards):
     return config["models"][wildcards.model]["base_model"]
 
@@ -126,16 +138,3 @@ def shards(wildcards):
     pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip"
     names = chunks("sample_trajectories", model, source)
     return expand(pattern, model=model, seed=wildcards.seed, source=source, chunk=names)
-
-
-def sample_chunks(wildcards, suffix):
-    folder = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}"
-    return expand(f"{folder}/{{chunk}}{suffix}", **wildcards, chunk=chunks("sample", wildcards.model))
-
-
-def samples(wildcards):
-    return sample_chunks(wildcards, ".zip")
-
-
-def costs(wildcards):
-    return sample_chunks(wildcards, ".json")

@@ -41,3 +41,16 @@ def scales_to_measure(wildcards):
         highest = configuration.settings(config, wildcards.model, "sample_trajectories")["guidance_max"]
         text = ",".join(map(results.scale_name, configuration.automatic_scales(highest)))
     return f"--guidance-scales {text}"
+
+
+def sample_chunks(wildcards, suffix):
+    folder = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}"
+    return expand(f"{folder}/{{chunk}}{suffix}", **wildcards, chunk=chunks("sample", wildcards.model))
+
+
+def samples(wildcards):
+    return sample_chunks(wildcards, ".zip")
+
+
+def costs(wildcards):
+    return sample_chunks(wildcards, ".json")

@@ -1,4 +1,6 @@
 rule train_base:
+    input:
+        continues=continued_base,
     output:
         expand("results/{{model}}/base/{file}", file=BASE_FILES["dit"]),
     log:

@@ -285,6 +285,7 @@ def finish_two_models(folder: Path) -> None:
     shutil.copy(folder / "images.zip", folder / "other_images.zip")
     (folder / "captions.zip").rename(folder / "other_captions.zip")
     snakemake(folder, "--cores", "2", "--configfile", write(folder, two_models()), targets=TWO_TARGETS)
+    shutil.copytree(folder / "results" / "tiny" / "base", folder / "continued_base")
 
 
 @pytest.fixture(scope="module")

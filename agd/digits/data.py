@@ -5,6 +5,7 @@ E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machin
 
 import torch
 from sklearn.datasets import load_digits
+from torch import nn
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PHRASINGS = (
@@ -17,10 +18,18 @@ PHRASINGS = (
 )
 
 
-def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images (1797, 1, 8, 8) in [0, 1] (17 grey levels) and labels (1797,) int64."""
+_SLANT = 0.35  # pixels to the right for each row up
+
+
+def digits(slanted: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images (1797, 1, 8, 8) in [0, 1] (17 grey levels, if not slanted) and labels (1797,) int64."""
     data = load_digits()
-    return torch.from_numpy(data.images).float()[:, None] / 16, torch.from_numpy(data.target).long()
+    images = torch.from_numpy(data.images).float()[:, None] / 16
+    if slanted:
+        shear = torch.tensor([[[1.0, _SLANT, 0.0], [0.0, 1.0, 0.0]]]).expand(len(images), -1, -1)
+        grid = nn.functional.affine_grid(shear, images.shape, align_corners=False)
+        images = nn.functional.grid_sample(images, grid, align_corners=False).clamp(0, 1)
+    return images, torch.from_numpy(data.target).long()
 
 
 def caption(label: int, phrasing_index: int) -> str:

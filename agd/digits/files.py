@@ -18,4 +18,5 @@ BASE_FILES = {
     "sd": _EVERY_BASE + _within(_MODEL, "unet", "vae") + _ONE_TEXT,
     "sdxl": _EVERY_BASE + _within(_MODEL, "unet", "vae") + _TWO_TEXTS,
 }
-DATA_FILES = _within(["images.zip", "annotations.zip", "classifier.safetensors"], "results/digits")
+_ZIPS = ["images.zip", "annotations.zip"]
+DATA_FILES = _within([*_ZIPS, "classifier.safetensors"], "results/digits") + _within(_ZIPS, "results/digits-slanted")

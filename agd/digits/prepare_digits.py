@@ -39,7 +39,7 @@ def run(files, settings: Settings) -> None:
     """Write all images as `{index}-{label}.png`, and the captions in a training and a validation part."""
     for file in (files.output, files.annotations):
         can_write(file)  # check both first, or one could be written without the other
-    images, labels = digits()
+    images, labels = digits(files.slanted)
     names = [f"{i:04d}-{label}" for i, label in enumerate(labels.tolist())]
     as_bytes = (images * 255).round().to(torch.uint8).numpy()
     validation = [i for i in range(len(names)) if i // 10 % _VALIDATION == 0]

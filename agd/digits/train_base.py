@@ -18,10 +18,12 @@ from transformers.utils import logging
 
 from agd.artifacts.files import folder_aside, make_folder, settle
 from agd.artifacts.provenance import provenance
-from agd.artifacts.sealed_json import RECORD, checksums, sealed_json
+from agd.artifacts.sealed_json import RECORD, check_folder, checksums, sealed_json
+from agd.diffusion.base_models import locate, open_safely
 from agd.digits.architectures import ARCHITECTURES, autoencoder
 from agd.digits.data import captions, digits
 from agd.runtime import devices
+from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
 from agd.settings import configuration
 from agd.settings.entry_points import entry_point
@@ -38,6 +40,8 @@ class Settings:
     """config/schema.yaml describes each field."""
 
     architecture: str
+    continues: str
+    slanted: bool
     vae_steps: int
     steps: int
     batch_size: int
@@ -106,17 +110,34 @@ def train_denoiser(model: nn.Module, z: torch.Tensor, settings: Settings) -> nn.
     return average.module.eval()
 
 
+def start_from(base: str, model: nn.Module, device: torch.device) -> AutoencoderKL:
+    """Give a model the weights of a base trained here, to train it further. Returns the base's autoencoder.
+
+    Raises UserError if it is not there, damaged, or of another architecture.
+    """
+    check_folder(locate(base, "continues"))
+    pipe = open_safely(DiffusionPipeline, Path(base))
+    parts = {**pipe.components, "denoiser": pipe.components.get("unet") or pipe.components.get("transformer")}
+    for name, part in model.named_children():
+        try:
+            part.load_state_dict(parts[name].state_dict())
+        except (KeyError, RuntimeError):
+            raise UserError(f"continues: {base} is of another architecture; give one of the same") from None
+    return pipe.vae.to(device).eval()
+
+
 def run(files, settings: Settings) -> None:
     """Write the pipeline into `--output-dir`, with a `provenance.json` beside its index."""
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
     torch.manual_seed(settings.seed)
-    images, labels = (a.to(device) for a in digits())
+    images, labels = (a.to(device) for a in digits(settings.slanted))
     x = images * 2 - 1
-    vae = train_autoencoder(x, settings)
+    model = ARCHITECTURES[settings.architecture](labels, captions())
+    vae = start_from(settings.continues, model, device) if settings.continues else train_autoencoder(x, settings)
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
-    model = train_denoiser(ARCHITECTURES[settings.architecture](labels, captions()), z, settings)
+    model = train_denoiser(model, z, settings)
     made = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device))
     publish(model.cpu().pipeline(vae.cpu()), folder, made)
 

@@ -51,6 +51,7 @@ STAGES = {
     "prepare_digits": Stage("agd.digits.prepare_digits", (
         Argument("--output", dict(required=True, metavar="ZIP", help="zip of PNG images to write")),
         Argument("--annotations", dict(required=True, metavar="ZIP", help="zip of captions to write, as COCO lays them out")),
+        Argument("--slanted", dict(action="store_true", help="lean all digits to the right")),
     )),
     "train_classifier": Stage("agd.digits.train_classifier", (
         Argument("--output", dict(required=True, metavar="SAFETENSORS", help="file to write; its accuracy goes beside it")),

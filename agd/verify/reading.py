@@ -133,8 +133,8 @@ def read_download(path: Path) -> None:
 # beside it, which may use groups of the pattern.
 _METHOD = r"(?P<method>[^/]+)/w(?P<w>[^/]+)/n(?P<n>\d+)"
 KINDS: list[tuple[str, Callable | None, list[str]]] = [
-    (r"digits/images\.zip", read_digits, ["annotations.zip"]),
-    (r"digits/annotations\.zip", read_annotations, ["images.zip"]),
+    (r"digits(-slanted)?/images\.zip", read_digits, ["annotations.zip"]),
+    (r"digits(-slanted)?/annotations\.zip", read_annotations, ["images.zip"]),
     (r"digits/classifier\.json", read_record, []),
     (r"digits/classifier\.safetensors", None, ["classifier.json"]),
     (rf"base/{RECORD}", read_base, []),
@@ -142,9 +142,10 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (rf"prompts/{RECORD}", read_record, []),
     (r"prompts/\w+\.txt", None, [RECORD]),
     (r"reference\.npz", read_reference, []),
-    (r"trajectories/\w+/\d+\.zarr\.zip", read_shard, []),
+    (r"trajectories/[^/]+/\d+\.zarr\.zip", read_shard, []),
     (r"adapters/[^/]+/config\.json", read_adapter, []),
     (r"adapters/[^/]+/(adapter\.safetensors|training\.csv)", None, ["config.json"]),
+    (r"adapters/[^/]+/cost\.json", read_record, []),
     (r"adapters/[^/]+/checkpoint\.safetensors", read_checkpoint, []),
     (rf"samples/{_METHOD}/(?P<chunk>\d+)\.zip", read_samples, ["{chunk}.json"]),
     (rf"samples/{_METHOD}/\d+\.json", read_record, []),

@@ -109,6 +109,8 @@ SETTINGS = {
     "train_classifier.seed": (1, classified),
     "train_classifier.device": ("auto", nothing),
     "train_base.architecture": ("sd", base_trained),
+    "train_base.continues": ("continued_base", base_trained),
+    "train_base.slanted": (True, base_trained),
     "train_base.vae_steps": (3, base_trained),
     "train_base.steps": (3, base_trained),
     "train_base.batch_size": (9, base_trained),
@@ -126,6 +128,7 @@ SETTINGS = {
     "prepare_reference.assume_extractor": (True, referenced),
     "prepare_reference.batch_size": (9, nothing),
     "prepare_reference.device": ("auto", nothing),
+    "sample_trajectories.source": ("diffusion", guided),
     "sample_trajectories.num_trajectories": (20, lambda model: guided(model, ["000006", "000012", "000018"])),
     "sample_trajectories.chunk_size": (5, lambda model: guided(model, ["000000", "000005"])),
     "sample_trajectories.class_labels": ("0-8", guided),
@@ -173,6 +176,9 @@ SETTINGS = {
     "sample.scheduler": ("euler", sampled),
     "sample.num_inference_steps": (4, sampled),
     "sample.guided_channels": (1, guided_by_two),
+    "sample.guided_sigmas": ("0.5-5", guided_by_two),
+    "sample.guided_share": (0.5, guided_by_two),
+    "sample.cached_cross_attention": (True, guided_by_two),
     "sample.dtype": ("bfloat16", sampled),
     "sample.batch_size": (3, nothing),
     "sample.columns": (3, nothing),
@@ -184,6 +190,9 @@ SETTINGS = {
     "measure_fidelity.scheduler": ("euler", measured),
     "measure_fidelity.num_inference_steps": (3, measured),
     "measure_fidelity.guided_channels": (1, measured),
+    "measure_fidelity.guided_sigmas": ("0.5-5", nothing),  # of cfg, whose fidelity fid.json doesn't need
+    "measure_fidelity.guided_share": (0.5, nothing),
+    "measure_fidelity.cached_cross_attention": (True, nothing),
     "measure_fidelity.dtype": ("bfloat16", measured),
     "measure_fidelity.batch_size": (1, nothing),
     "measure_fidelity.device": ("auto", nothing),
@@ -196,6 +205,8 @@ SETTINGS = {
     "captions": ("other_captions.zip", prompted),
     "reference": ("other_images.zip", referenced),
     "adapters": ({"agd": {"dropout": 0.5}}, trained),
+    "trajectories": ({"guided": {"guidance_max": 4}, "others": {}}, guided),
+    "methods": ({"interval": {"guided_sigmas": "0.5-5"}}, nothing),
     "compared_adapter": ("offset", compared),
     "curve_evaluations": ([4, 8], nothing),  # fid.json doesn't need the curve
 }
@@ -277,7 +288,7 @@ FILES = {
     r"results/(\w+)/seed0/metrics/.*": tabulated,
     # What nothing reads: results in themselves.
     r"results/digits/classifier.json|results/\w+/prompts/provenance.json": lambda: set(),
-    r"results/\w+/seed0/adapters/agd/checkpoint.safetensors": lambda: set(),
+    r"results/\w+/seed0/adapters/agd/(?:checkpoint.safetensors|cost.json)": lambda: set(),
     r"results/\w+/(?:fid.json|fid.txt|samples.png|fidelity.png|training.png)": lambda: set(),
 }
 
