@@ -10,6 +10,7 @@ include: "rules/machines.smk"
 include: "rules/inputs.smk"
 include: "rules/methods.smk"
 include: "rules/comparison.smk"
+include: "rules/tables.smk"
 include: "rules/download.smk"
 include: "rules/prepare_digits.smk"
 include: "rules/train_classifier.smk"
@@ -23,6 +24,10 @@ include: "rules/measure_fidelity.smk"
 include: "rules/calculate_metrics.smk"
 include: "rules/tabulate.smk"
 include: "rules/draw_curve.smk"
+include: "rules/tabulate_runs.smk"
+include: "rules/draw_runs.smk"
+include: "rules/draw_grid.smk"
+include: "rules/index_tables.smk"
 
 
 rule all:

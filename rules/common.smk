@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd.runtime.errors import UserError
-from agd.settings import configuration, families, results, schema, validation
+from agd.settings import configuration, families, results, schema, tables, validation
 from agd.settings.command_line import flags
 from agd.settings.versions import VERSIONS
 
@@ -37,6 +37,7 @@ for what, path in (("the checkout", workflow.basedir), ("Python", sys.executable
         stop(f"{path}: braces in the path of {what}, which Snakemake takes for names; move it")
 config.update(validation.typed(config))
 checked(configuration.check)(config)
+checked(tables.check)(config)
 
 
 wildcard_constraints:
@@ -48,6 +49,8 @@ wildcard_constraints:
     method=r"[a-z0-9][a-z0-9-]*",
     scale=r"\d+(\.\d+)?",
     steps=r"\d+",
+    study=r"[a-z0-9][a-z0-9-]*",
+    table=r"(?!index\.)[a-z0-9][a-z0-9-]*(?<!-grid)",
 
 
 def settings(stage, wildcards):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from agd.settings.columns import AXES, COLUMNS
 from agd.settings.families import PACKAGES, options
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -23,11 +24,13 @@ ADAPTER_KEYS = ("trajectories", "trained_as")  # of an adapter's section, beside
 
 @functools.cache
 def schema() -> dict:
-    """Return the configuration's JSON schema: config/schema.yaml with the registered families and their settings, and the
-    settings that adapters and methods override."""
+    """Return the configuration's JSON schema: config/schema.yaml with the registered families and their settings, the
+    settings that adapters and methods override, and the measures of tables."""
     joined = yaml.safe_load((CONFIG_FOLDER / "schema.yaml").read_text(encoding="utf-8"))
     definitions = joined["$defs"]
     definitions["model"]["properties"]["family"]["enum"] = list(PACKAGES)
+    definitions["measure"]["enum"] = list(COLUMNS)
+    definitions["axis"]["enum"] = list(AXES)
     for family in PACKAGES:
         for stage, settings in options(family).SETTINGS.items():
             for name, spec in settings.items():

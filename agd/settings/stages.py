@@ -42,6 +42,12 @@ _PROMPT = Argument("--prompt", dict(nargs="+", metavar="PROMPT", help="what to d
 _PROMPT_FILE = Argument(
     "--prompt-file", dict(metavar="F", help="text file with one prompt per line, in turn (UTF-8)"), "prompts"
 )
+_TABLE = Argument("--table", dict(required=True, help="the table's name"))
+_DEFINITION = Argument(
+    "--definition", dict(required=True, metavar="JSON", help="the table's definition, as its rule prints it")
+)
+_RESULTS = Argument("--results", dict(default="results", metavar="D", help="folder of all results (default: results)"))
+_TABLES = Argument("--output-dir", dict(required=True, metavar="D", help="folder of the study's tables"))
 
 STAGES = {
     "download": Stage("agd.download", (
@@ -116,6 +122,16 @@ STAGES = {
         Argument("--adapter", dict(required=True, metavar="R", help="folder of the adapter that is compared")),
         Argument("--columns", dict(type=int, default=10, help="images per row (default: 10)")),
         Argument("--output-dir", dict(required=True, help="folder for fid.json, fid.txt and the pictures")),
+    )),
+    "tabulate_runs": Stage("agd.tabulate_runs", (_TABLE, _DEFINITION, _RESULTS, _TABLES)),
+    "draw_runs": Stage("agd.draw_runs", (
+        Argument("--table", dict(required=True, metavar="JSON", help="the table's record, of tabulate_runs")),
+        _TABLES,
+    )),
+    "draw_grid": Stage("agd.draw_grid", (_TABLE, _DEFINITION, _RESULTS, _TABLES)),
+    "index_tables": Stage("agd.index_tables", (
+        Argument("--tables", dict(required=True, nargs="+", metavar="JSON", help="records of tables, of tabulate_runs, in order")),
+        _TABLES,
     )),
     "draw_curve": Stage("agd.draw_curve", (
         Argument("--name", dict(required=True, help="the model's name")),

@@ -16,4 +16,8 @@ VERSIONS = {
     "calculate_metrics": 1,
     "tabulate": 2,
     "draw_curve": 1,
+    "tabulate_runs": 1,
+    "draw_runs": 1,
+    "draw_grid": 1,
+    "index_tables": 1,
 }

@@ -154,6 +154,8 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"(fid|curve)\.json", read_record, []),
     (r"fid\.txt", None, ["fid.json"]),
     (r"curve\.png", None, ["curve.json"]),
+    (r"tables/[^/]+/[^/]+\.json", read_record, []),
+    (r"tables/[^/]+/(?P<table>[^/]+)(?<!-grid)\.(csv|md|tex|html|svg|png)", None, ["{table}.json"]),
     (r"downloads/[^/]+(?<!\.part)", read_download, []),
 ]
 
