@@ -89,7 +89,7 @@ def _best(rows: list[dict], name: str) -> list[dict]:
 
 def run(files, settings: Settings) -> None:
     """Write {table}.json and the table in each format; the Markdown is printed too."""
-    complete = tables.read_definition(files.definition)
+    complete = tables.read_definition(files.definition, "title", "columns", "styles")
     scores = Scores(complete, files.results)
     rows = gather(complete, scores)
     mark_best(rows, complete["columns"])

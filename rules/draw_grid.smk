@@ -16,7 +16,7 @@ rule draw_grid:
         "../envs/agd.yaml"
     params:
         version=VERSIONS["draw_grid"],
-        definition=definition,
+        definition=grid_definition,
     shell:
         "python -m agd.draw_grid --table {wildcards.table} --definition {params.definition:q} --results results"
         " --output-dir $(dirname {output}) 2>&1 | tee {log}"

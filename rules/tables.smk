@@ -13,6 +13,11 @@ def definition(wildcards):
     return json.dumps(complete(wildcards), sort_keys=True)
 
 
+def grid_definition(wildcards):
+    """A param: as JSON, the part of a table's definition that its grid is made of."""
+    return json.dumps(tables.grid_definition(complete(wildcards)), sort_keys=True)
+
+
 def table_scores(wildcards):
     return list(dict.fromkeys(f"results/{path}" for path in tables.scores(complete(wildcards))))
 

@@ -1,13 +1,18 @@
 """Tiny studies for the tests, and Snakemake run on them as a user would."""
 
+import contextlib
 import copy
 import functools
+import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from snakemake.cli import main as snakemake_main
 
 ROOT = Path(__file__).resolve().parent.parent
 BY_CLASS = ("sample_trajectories", "sample", "measure_fidelity")  # stages with class_labels
@@ -31,6 +36,23 @@ def snakemake(
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def planned_jobs(folder: Path, configuration: dict, targets: tuple = TWO_TARGETS) -> list[tuple[str, dict]]:
+    """The jobs that Snakemake would run: rule and wildcards. In this process, for a fresh one takes seconds to start."""
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump(configuration))
+    words = [*targets, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", file]
+    said, path = io.StringIO(), sys.path[:]
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+            snakemake_main([str(word) for word in words])
+    finally:
+        sys.path[:] = path
+    assert ended.value.code == 0, said.getvalue()
+    found = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", said.getvalue(), re.M)
+    shown = [(rule, (re.findall(r"wildcards: (.*)", block) or [""])[0]) for rule, block in found]
+    return [(rule, dict(re.findall(r"(\w+)=([\w.-]+)", wildcards))) for rule, wildcards in shown]
 
 
 def study(base: str, classifier: Path, **changes) -> dict:

@@ -40,14 +40,17 @@ def cell(value: dict, column: Column) -> str:
     return f"{shown} ± {format(spread * column.factor, column.form)}" if spread else shown
 
 
-def keys(rows: list[dict]) -> list[str]:
-    """Return what the first columns tell rows apart by; what all rows share stands in the caption."""
+def keys(rows: list[dict], sampled: bool = True) -> list[str]:
+    """Return what the first columns tell rows apart by; what all rows share stands in the caption.
+
+    sampled: whether images were sampled, in some number of steps; fidelity and costs have none.
+    """
     scales = {row["w"] for row in rows if row["method"] != "none"}
     several = {
         "model": len({row["model"] for row in rows}) > 1,
         "method": True,
         "w": len(scales) > 1,
-        "steps": len({row["steps"] for row in rows}) > 1,
+        "steps": sampled and len({row["steps"] for row in rows}) > 1,
         "seeds": len({len(row["seeds"]) for row in rows if not row["elsewhere"]}) > 1,
     }
     return [name for name, shown in several.items() if shown]
@@ -62,17 +65,22 @@ def key(row: dict, name: str) -> str:
     return row[name] if isinstance(row[name], str) else "" if row[name] is None else f"{row[name]:g}"
 
 
+def is_sampled(record: dict) -> bool:
+    """Return whether a table has measures of sampled images."""
+    return "nfe" in record["rows"][0]["values"]
+
+
 def headings(record: dict) -> list[str]:
     """Return the table's headings; arrows say where less or more is better."""
     columns = [COLUMNS[name] for name in record["definition"]["columns"]]
-    return [*keys(record["rows"]), *(column.heading + _ARROWS[column.better] for column in columns)]
+    return [*keys(record["rows"], is_sampled(record)), *(column.heading + _ARROWS[column.better] for column in columns)]
 
 
 def cells(record: dict, escape: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
     """Return the table's texts, a list per row. escape and bold are those of the format."""
     names, lines = record["definition"]["columns"], []
     for row in record["rows"]:
-        line = [escape(key(row, name)) for name in keys(record["rows"])]
+        line = [escape(key(row, name)) for name in keys(record["rows"], is_sampled(record))]
         for name in names:
             text = escape(cell(row["values"][name], COLUMNS[name]))
             line.append(bold(text) if name in row["best"] else text)
@@ -89,7 +97,7 @@ def caption(record: dict) -> str:
     said.append("One seed." if numbers == [1] else f"Mean ± standard deviation over {many} seeds.")
     scales, steps = {row["w"] for row in rows if row["method"] != "none"}, {row["steps"] for row in rows}
     said += [f"w = {scales.pop():g}."] if len(scales) == 1 else []
-    said += [f"{steps.pop()} steps."] if len(steps) == 1 else []
+    said += [f"{steps.pop()} steps."] if len(steps) == 1 and is_sampled(record) else []
     for counted in sorted({one["num_samples"] for one in record["shared"].values()}):
         said.append(f"{counted} images of each run and seed.")
     if {"fid", "sfid"} & set(record["definition"]["columns"]):
@@ -123,7 +131,7 @@ def escape_markdown(text: str) -> str:
 
 def markdown(record: dict) -> str:
     """Return the table as Markdown, with its caption and its note below."""
-    own = len(keys(record["rows"]))
+    own = len(keys(record["rows"], is_sampled(record)))
     lines = [[escape_markdown(name) for name in headings(record)], ["---"] * own]
     lines[1] += ["---:"] * len(record["definition"]["columns"])
     lines += cells(record, escape_markdown, lambda text: f"**{text}**")
@@ -141,7 +149,7 @@ def latex(record: dict) -> str:
         cells(record, escape_tex, lambda text: rf"\textbf{{{text}}}"),
         columns=[escape_tex(name) for name in headings(record)],
     )
-    own = len(keys(record["rows"]))
+    own = len(keys(record["rows"], is_sampled(record)))
     below = " ".join([caption(record), record["definition"].get("note", "")]).strip()
     places = {"column_format": "l" * own + "r" * (len(frame.columns) - own), "position": "ht"}
     label = f"tab:{record['study']}-{record['table']}"

@@ -149,11 +149,21 @@ def _filled(config: dict, item: dict) -> dict:
     return defaults | item
 
 
-def read_definition(text: str) -> dict:
-    """Read a complete definition from a command line. Raises UserError if it is something else."""
+def grid_definition(complete: dict) -> dict:
+    """Return the part of a table's definition that its grid is made of: it shows the first seed of each run."""
+    items = [{**item, "seeds": item["seeds"][:1]} for item in complete["runs"]]
+    return {
+        "runs": items,
+        "adapters": complete["adapters"],
+        **{name: complete[name] for name in ("grid",) if name in complete},
+    }
+
+
+def read_definition(text: str, *keys: str) -> dict:
+    """Read a definition from a command line, with these keys. Raises UserError if it is something else."""
     try:
         complete = json.loads(text)
-        whole = {"title", "runs", "columns", "adapters", "styles"} <= set(complete)
+        whole = {"runs", "adapters", *keys} <= set(complete)
     except (json.JSONDecodeError, TypeError):
         whole = False
     if not whole:

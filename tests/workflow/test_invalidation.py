@@ -5,18 +5,13 @@ both, and compares sets of jobs: nothing more, nothing less. The settings are th
 lie there, so that none can be forgotten.
 """
 
-import contextlib
 import copy
-import io
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from snakemake.cli import main as snakemake_main
-from studies import BY_CLASS, ROOT, TWO_TARGETS, snakemake, two_models
+from studies import BY_CLASS, TWO_TARGETS, planned_jobs, snakemake, two_models
 
 from agd.settings import schema
 from agd.settings.versions import VERSIONS
@@ -244,10 +239,16 @@ def another_curve(configuration):
     configuration["curve_evaluations"] = [4, 8]
 
 
+def another_table(configuration):
+    runs = [{"model": "tiny", "methods": ["offset"]}]
+    configuration["tables"] = {"small": {"main": {"title": "Another", "runs": runs, "columns": ["fid"]}}}
+
+
 ABOVE = {
     "above.seeds": (another_seed, ANOTHER_SEED),
     "above.compared_adapter": (another_compared, compared("tiny") | compared("text")),
     "above.curve_evaluations": (another_curve, set()),
+    "above.tables": (another_table, set()),  # fid.json doesn't need tables; test_tables.py has theirs
     "above.defaults": (a_setting_moved_to_the_defaults, set()),
     "above.models": (another_model, set()),
 }
@@ -263,6 +264,9 @@ STAGE_VERSIONS = {
     "sample": sampled("tiny") | sampled("text"),
     "measure_fidelity": measured("tiny") | measured("text"),
     "draw_curve": set(),
+    **{
+        stage: set() for stage in ("tabulate_runs", "draw_runs", "draw_grid", "index_tables")
+    },  # test_tables.py has theirs
     "calculate_metrics": metrics("tiny") | metrics("text"),
     "tabulate": tabulated("tiny") | tabulated("text"),
 }
@@ -303,20 +307,9 @@ def settings_of_the_schema() -> list[str]:
 
 
 def plan(folder: Path, configuration: dict) -> set[str]:
-    """The jobs that Snakemake would run. In this process, for a fresh one takes seconds to start."""
-    file = folder / "plan.yaml"
-    file.write_text(yaml.safe_dump(configuration))
-    words = [*TWO_TARGETS, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", file]
-    said, path = io.StringIO(), sys.path[:]
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
-            snakemake_main([str(word) for word in words])
-    finally:
-        sys.path[:] = path
-    assert ended.value.code == 0, said.getvalue()
+    """The jobs that Snakemake would run, named as above."""
     jobs = set()
-    for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", said.getvalue(), re.M):
-        wildcards = dict(re.findall(r"(\w+)=([\w.]+)", (re.findall(r"wildcards: (.*)", block) or [""])[0]))
+    for rule, wildcards in planned_jobs(folder, configuration):
         words = [wildcards[name] for name in ("model", "method", "adapter", "chunk") if name in wildcards]
         words[1:1] = [f"seed{wildcards['seed']}"] if "seed" in wildcards else []
         jobs.add(" ".join([re.sub("_sdx?l?$", "", rule) if rule.startswith("train_base") else rule, *words]))
