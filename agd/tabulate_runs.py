@@ -77,8 +77,10 @@ def mark_best(rows: list[dict], columns: list[str]) -> None:
         for row in (row for row in rows if not row["elsewhere"] and row["values"][name]["mean"] is not None):
             equal = row["w"] if COLUMNS[name].source == "fidelity" else row["values"]["nfe"]["mean"]
             groups.setdefault((row["model"], equal), []).append(row)
-        for row in (row for group in groups.values() if len(group) > 1 for row in _best(group, name)):
-            row["best"].append(name)
+        for group in groups.values():
+            if len({(row["method"], row["w"]) for row in group}) > 1:
+                for row in _best(group, name):
+                    row["best"].append(name)
 
 
 def _best(rows: list[dict], name: str) -> list[dict]:
