@@ -123,8 +123,8 @@ def description(made: dict) -> list[str]:
 def explain(artifact: str, words: list[str]) -> list[str]:
     """Return lines that say why an artifact would be made again, and what it was made with."""
     path = Path(os.path.relpath(artifact))  # Snakemake knows its files only by relative paths
-    if path.suffix == "":  # a folder of an adapter, a base or a model
-        path /= {"adapters": saving.CONFIG}.get(
+    if path.suffix == "":  # a folder of an adapter, a base, a model or a study's tables
+        path /= {"adapters": saving.CONFIG, "tables": "index.json"}.get(
             path.parent.name, RECORD if path.name in ("base", "prompts") else "fid.json"
         )
     planned = jobs(dry_run(str(path), words))

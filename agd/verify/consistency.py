@@ -13,7 +13,7 @@ from agd.artifacts.provenance import digest
 from agd.artifacts.sealed_json import RECORD
 from agd.artifacts.zips import seal_of
 from agd.runtime.errors import UserError
-from agd.settings import results
+from agd.settings import results, tables
 
 Found = dict[Path, object]  # path -> contents of each good artifact
 
@@ -44,6 +44,9 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
             yield lambda zips=zips: _check_samples(zips, found)
         elif folder.parents[1].name == "metrics":
             yield from (lambda path=path: _check_metrics(path, found) for path in here)
+        elif folder.parent.name == "tables":
+            drawn = [path for path, record in here.items() if "rows" in record]
+            yield from (lambda path=path: _check_table(path, found) for path in drawn)
         if folder / "fid.json" in here:
             yield from (
                 lambda path=path, made=made: _check_row(path, made, found) for path, made in _rows(folder, here)
@@ -104,6 +107,21 @@ def _check_metrics(path: Path, found: Found) -> None:
     want(right, path, f"measures {record['num_samples']} images, while {folder} holds {number}")
     same = record["provenance"]["samples"] == found[zips[0]]["provenance"]
     want(same, path, f"measures other samples than those in {folder}")
+
+
+def _check_table(path: Path, found: Found) -> None:
+    record, results_folder = found[path], path.parents[2]
+    ours = [row for row in record["rows"] if not row["elsewhere"]]
+    for run, row in zip(tables.runs(record["definition"]), ours, strict=True):
+        for seed in run.seeds:
+            metrics = found.get(results_folder / tables.path(record["definition"], run, seed, "metrics"), {})
+            shown = {name: value["per_seed"][str(seed)] for name, value in row["values"].items()}
+            same = all(metrics[name] == value for name, value in shown.items() if name in metrics)
+            want(
+                same,
+                path,
+                f"holds other figures than the metrics of {run.method} at w{run.scale}/n{run.steps}, seed {seed}",
+            )
 
 
 def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:

@@ -7,6 +7,7 @@ from PIL import Image
 from studies import planned_jobs, snakemake, two_models, write
 
 from agd import verify
+from agd.artifacts.sealed_json import read_sealed, write_sealed
 from agd.settings.versions import VERSIONS
 
 ALL = ("results/tables/small/all",)
@@ -135,3 +136,33 @@ def test_an_unknown_table_is_one_line(tabulated, target, line):
     done = snakemake(tabulated, "-n", "--configfile", file, targets=(target,), check=False)
     assert done.returncode != 0
     assert [said for said in done.stderr.splitlines() if "rror" in said] == [line]
+
+
+def test_a_mistake_in_a_table_ends_before_any_job(finished, tmp_path):
+    configuration = with_tables(methods=["none", "tgate"])
+    done = snakemake(tmp_path, "--configfile", write(finished, configuration), "--cores", "1", targets=ALL, check=False)
+    assert done.returncode != 0
+    (line,) = [said for said in done.stderr.splitlines() if "rror" in said]
+    assert line.startswith(
+        "agd: error: tables.small.main.runs.0.methods: 'tgate' is no method of tiny; known are none, cfg, "
+    )
+    assert not (tmp_path / "results").exists()
+
+
+def test_other_figures_than_the_metrics_are_seen(tabulated):
+    file = tabulated / "results/tables/small/main.json"
+    whole, record = file.read_bytes(), read_sealed(file)
+    record["rows"][2]["values"]["fid"]["per_seed"]["0"] += 1
+    write_sealed(file, record)
+    lines = verify.bad(tabulated / "results")[1]
+    file.write_bytes(whole)
+    assert "holds other figures than the metrics of agd at w1.5/n3, seed 0" in lines[str(file)]
+    assert verify.bad(tabulated / "results")[1] == {}
+
+
+def test_the_report_holds_tables_figures_and_grids(tabulated, tmp_path):
+    page = tmp_path / "report.html"
+    snakemake(tabulated, "--configfile", write(tabulated, with_tables()), "--report", page, targets=ALL)
+    text = page.read_text()
+    for name in ("main.html", "main.svg", "main-grid.png", "fidelity.html", "fidelity.svg"):
+        assert f"results/tables/small/{name}" in text
