@@ -127,13 +127,19 @@ class Scores:
         if at is None:
             raise UserError(f"{path}: measures nothing at w = {run.scale}; delete it and run again")
         made = record["provenance"]
-        if made["seed"] != seed:
-            raise UserError(f"{path}: is of seed {made['seed']}, unlike its path; delete it and run again")
-        self._add_adapter(path, run, seed, made.get("adapter") or None)
+        if (made["seed"], made["guidance"]) != (seed, self._guidance(run)):
+            said = f"{made['guidance']} and of seed {made['seed']}"
+            raise UserError(f"{path}: is of {said}, unlike its path; delete it and run again")
+        self._add_adapter(path, run, seed, made["adapter"] or None)
         self.table.add(path, made)
         far = {f"divergence_{what}": value for what, value in at["divergence"].items()}
-        series = {f"at_{name}": at[f"{name}_by_timestep"] for name in BY_TIMESTEP}
-        return {**{name: at[name] for name in BY_TIMESTEP}, **far, **series, "at_timesteps": at["timesteps"]}
+        series = {f"at_{name}": at[stored] for name, stored in BY_TIMESTEP.items()}
+        return {
+            **{name: at[name] for name in ("unexplained", "captured")},
+            **far,
+            **series,
+            "at_timesteps": at["timesteps"],
+        }
 
 
 def _read(path: Path, key: str, what: str) -> dict:

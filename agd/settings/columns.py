@@ -45,4 +45,9 @@ AXES = {
     "steps": "denoising steps",
     "timestep": "timestep (noise on the right)",
 }
-BY_TIMESTEP = ("unexplained", "captured")  # measured at each timestep too
+# What is measured at each timestep too, with its name in the records of measure_fidelity.
+BY_TIMESTEP = {
+    "unexplained": "unexplained_by_timestep",
+    "captured": "captured_by_timestep",
+    "divergence_latents": "divergence_by_timestep",
+}

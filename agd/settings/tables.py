@@ -76,7 +76,7 @@ def _check_shown(given: dict, listed: list[Run], where: str) -> None:
     figure = given.get("figure", {"x": "nfe", "y": []})
     for name in figure["y"]:
         if figure["x"] == "timestep" and name not in BY_TIMESTEP:
-            raise UserError(f"{where}.figure.y: {name} has no timestep; choose {' or '.join(BY_TIMESTEP)}")
+            raise UserError(f"{where}.figure.y: {name} has no timestep; choose from {', '.join(BY_TIMESTEP)}")
         if figure["x"] != "timestep" and name not in given["columns"]:
             raise UserError(f"{where}.figure.y: {name} is not among the columns; add it there")
     seeds = {run.seeds[0] for run in listed}

@@ -78,9 +78,16 @@ def fidelity_of(run, seed: int) -> dict:
         "divergence": {"latents": 0.3, "images": 0.4},
         "timesteps": [900.0, 100.0],
     }
-    at |= {"unexplained_by_timestep": [0.1, 0.2 + seed], "captured_by_timestep": [0.9, 0.7]}
+    at |= {
+        "unexplained_by_timestep": [0.1, 0.2 + seed],
+        "captured_by_timestep": [0.9, 0.7],
+        "divergence_by_timestep": [0.1, 0.3],
+    }
     adapter = adapter_of(run, seed)["provenance"]
-    return {"by_guidance_scale": {"1.5": at}, "provenance": made("measure_fidelity", 2, seed=seed, adapter=adapter)}
+    return {
+        "by_guidance_scale": {"1.5": at},
+        "provenance": made("measure_fidelity", 2, seed=seed, adapter=adapter, guidance="adapter"),
+    }
 
 
 def cost_of(run, seed: int) -> dict:
@@ -317,7 +324,11 @@ def setting(*keys, to):
         ("digits-dit/seed0/adapters/agd/config.json", dict.clear, "not an adapter's config.json"),
         ("digits-dit/seed0/adapters/agd/cost.json", dict.clear, "not what train says of its cost"),
         ("digits-dit/seed0/fidelity/agd.json", dict.clear, "not a file of fidelity"),
-        ("digits-dit/seed0/fidelity/agd.json", setting("provenance", "seed", to=3), "is of seed 3, unlike its path"),
+        (
+            "digits-dit/seed0/fidelity/agd.json",
+            setting("provenance", "seed", to=3),
+            "is of adapter and of seed 3, unlike its path",
+        ),
         ("digits-dit/seed0/fidelity/agd.json", setting("by_guidance_scale", to={}), "measures nothing at w = 1.5"),
     ],
 )
@@ -355,7 +366,7 @@ def test_a_broken_or_missing_file_is_named(written, capsys):
         ({"columns": ["fdi"]}, "columns.0: 'fdi' is not allowed; must be string, must be one of fid, kid"),
         ({"columns": ["fid"]}, "figure.y: recall is not among the columns; add it there"),
         ({"figure": {"x": "seed", "y": ["fid"]}}, "figure.x: 'seed' is not allowed; must be string, must be one of nfe"),
-        ({"figure": {"x": "timestep", "y": ["fid"]}}, "figure.y: fid has no timestep; choose unexplained or captured"),
+        ({"figure": {"x": "timestep", "y": ["fid"]}}, "figure.y: fid has no timestep; choose from unexplained, captured, divergence_latents"),
         ({"compare": MAIN["compare"] | {"measure": "nfe"}}, "compare.measure: no nfe is the best"),
         ({"compare": MAIN["compare"] | {"of": "gd"}}, "compare.of: 'gd' is no method of this table"),
         ({"runs": [MAIN["runs"][0], {"model": "digits-sd", "methods": ["cfg"], "seeds": [3]}]}, "grid: the runs' first seeds differ (0, 3)"),

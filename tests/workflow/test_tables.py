@@ -16,7 +16,7 @@ ALL = ("results/tables/small/all",)
 def with_tables(**changes) -> dict:
     """The configuration of the tiny models, with a study of two tables. changes: of the first table's only runs."""
     main = {"model": "tiny", "methods": ["none", "cfg", "agd"], "steps": [3]} | changes
-    fidelity = {"model": "tiny", "methods": ["cfg", "agd"], "guidance_scales": [1.5, 2]}
+    fidelity = {"model": "tiny", "methods": ["cfg", "agd", "half"], "guidance_scales": [1.5, 2]}
     tables = {
         "main": {
             "title": "One pass and two",
@@ -33,7 +33,7 @@ def with_tables(**changes) -> dict:
             "figure": {"x": "timestep", "y": ["unexplained"]},
         },
     }
-    return {**two_models(), "tables": {"small": tables}}
+    return {**two_models(tiny__methods={"half": {"guided_share": 0.5}}), "tables": {"small": tables}}
 
 
 def jobs(folder, configuration) -> set[str]:
@@ -74,6 +74,8 @@ def test_gives_tables_figures_a_grid_and_a_page(tabulated):
     measured = json.loads((tabulated / "results/tiny/seed0/metrics/agd/w1.5/n3.json").read_text())
     assert [row["values"]["nfe"]["mean"] for row in record["rows"]] == [3, 6, 3]
     assert record["rows"][2]["values"]["fid"]["per_seed"] == {"0": measured["fid"]}
+    fidelity = json.loads((folder / "fidelity.json").read_text())
+    assert [row["values"]["captured"]["mean"] is None for row in fidelity["rows"]] == [True] * 2 + [False] * 4
     page = (folder / "index.md").read_text()
     assert page.index("## Fidelity") < page.index("## One pass and two")  # `write` sorts
     assert "At equal evaluations, agd has a smaller distance than none in " in page
