@@ -106,6 +106,14 @@ def read_adapter(path: Path) -> dict:
     return description
 
 
+def read_table(path: Path) -> dict:
+    """Read the record of a table, or of a study's page, and check that it is that of its path."""
+    record = read_record(path)
+    right = "sentences" in record if path.stem == "index" else record.get("table") == path.stem
+    want(right, path, "is the record of something else")
+    return record
+
+
 def read_samples(path: Path) -> dict:
     """Read the manifest of a sample file, and add the number of images as `number`."""
     images, manifest = read_images(path)
@@ -154,7 +162,7 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"(fid|curve)\.json", read_record, []),
     (r"fid\.txt", None, ["fid.json"]),
     (r"curve\.png", None, ["curve.json"]),
-    (r"tables/[^/]+/[^/]+\.json", read_record, []),
+    (r"tables/[^/]+/[^/]+\.json", read_table, []),
     (r"tables/[^/]+/(?P<table>[^/]+)(?<!-grid)\.(csv|md|tex|html|svg|png)", None, ["{table}.json"]),
     (r"downloads/[^/]+(?<!\.part)", read_download, []),
 ]

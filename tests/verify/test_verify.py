@@ -1,5 +1,6 @@
 """Nothing damaged is read in silence: every kind of artifact, every fault, by `agd.verify` and by the stage that reads it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from agd.runtime.errors import UserError
 
 MODEL, OTHER = Path("results/tiny"), Path("results/other")
 SEED = MODEL / "seed0"
+TABLES = Path("results/tables/small")
 N3 = "w2/n3"
 CLASSIFIER = "results/digits/classifier.safetensors"
 WEIGHTS = ("--features", "digits-classifier", "--features-weights", CLASSIFIER, "--device", "cpu")
@@ -109,6 +111,23 @@ def tabulate(model: Path = MODEL, output: Path = Path("scratch")) -> None:
     command("draw_curve", *words[:6], "--adapter", adapter, "--output-dir", output, family=None)
 
 
+def make_tables(folder: Path) -> None:
+    """A study with one table of the model's runs, its figure, its grid and its page."""
+    items = [{"model": MODEL.name, "methods": list(METHODS), "guidance_scales": [2], "steps": [3], "seeds": [0]}]
+    definition = {"title": "Small", "runs": items, "columns": ["fid", "nfe"], "figure": {"x": "nfe", "y": ["fid"]}}
+    definition |= {"grid": {"columns": 2}, "styles": dict.fromkeys(METHODS, 0)}
+    definition["adapters"] = {MODEL.name: {"agd": f"{MODEL.name}/agd"}}
+    words = ("--table", "main", "--definition", json.dumps(definition), "--output-dir", folder)
+    command("tabulate_runs", *words, family=None)
+    command("draw_grid", *words, family=None)
+    draw_table(folder)
+    command("index_tables", "--tables", folder / "main.json", "--output-dir", folder, family=None)
+
+
+def draw_table(folder: Path = Path("scratch")) -> None:
+    command("draw_runs", "--table", TABLES / "main.json", "--output-dir", folder, family=None)
+
+
 def read_prompts() -> None:
     read_file(str(MODEL / "prompts" / "trajectories.txt"))
 
@@ -126,6 +145,7 @@ def finished(tmp_path_factory):
             make(model, seed)
         prepare_prompts(MODEL / "prompts")
         interrupt(SEED / "adapters" / "half")
+        make_tables(TABLES)
         yield
 
 
@@ -155,7 +175,13 @@ KINDS = {
     "fidelity": (SEED / "fidelity/agd.json", tabulate, None),
     "comparison": (MODEL / "fid.json", None, None),
     "curve": (MODEL / "curve.json", None, None),
-    "table": (MODEL / "fid.txt", None, None),
+    "comparison's text": (MODEL / "fid.txt", None, None),
+    "table": (TABLES / "main.json", draw_table, MODEL / "fid.json"),
+    "table's text": (TABLES / "main.md", None, TABLES / "main.tex"),
+    "table's figure": (TABLES / "main.svg", None, TABLES / "main.png"),
+    "table's grid": (TABLES / "main-grid.png", None, TABLES / "main.png"),
+    "page": (TABLES / "index.md", None, TABLES / "main.md"),
+    "page's record": (TABLES / "index.json", None, TABLES / "main.json"),
 }
 # What no stage can tell by itself, and so `verify` does (docs/artifacts.md, "What is checked").
 UNSEEN = {
