@@ -14,6 +14,7 @@ from agd.settings.columns import COLUMNS
 from agd.settings.entry_points import entry_point
 
 STAGE = "index_tables"
+_MORE = 8 / 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +26,26 @@ def pairs(rows: list[dict], of: str, at: str) -> dict[str, list[tuple[dict, dict
     """Return method -> the pairs of a row of the method `of` and one of that method, equal at `at`. Only our own rows."""
     found: dict[str, list[tuple[dict, dict]]] = {}
     ours = [row for row in rows if not row["elsewhere"]]
-    for other in (row for row in ours if row["method"] != of):
-        found.setdefault(other["method"], [])
-        for row in (row for row in ours if row["method"] == of and row["model"] == other["model"]):
-            same_w = row["w"] == other["w"] or (at == "nfe" and other["method"] == "none")
-            effort = [one["values"]["nfe"]["mean"] if at == "nfe" else one["steps"] for one in (row, other)]
-            if same_w and effort[0] == effort[1]:
-                found[other["method"]].append((row, other))
+    for method in dict.fromkeys(row["method"] for row in ours if row["method"] != of):
+        for row in (row for row in ours if row["method"] == of):
+            others = [one for one in ours if (one["model"], one["method"]) == (row["model"], method)]
+            others = _equal_evaluations(row, others) if at == "nfe" else _equal_steps(row, others)
+            found.setdefault(method, []).extend((row, other) for other in others)
     return {method: those for method, those in found.items() if those}
+
+
+def _equal_steps(row: dict, others: list[dict]) -> list[dict]:
+    return [one for one in others if (one["w"], one["steps"]) == (row["w"], row["steps"])]
+
+
+def _equal_evaluations(row: dict, others: list[dict]) -> list[dict]:
+    """Return the runs of another method with as many evaluations, or the fewest up to a seventh more: guidance at some of the
+    steps can't have every number. They have the same w, or, if the method is given at one w alone, that one."""
+    nfe, scales = row["values"]["nfe"]["mean"], {one["w"] for one in others}
+    near = [one for one in others if nfe <= one["values"]["nfe"]["mean"] <= _MORE * nfe]
+    near = [one for one in near if one["w"] == row["w"] or scales == {one["w"]}]
+    fewest = min((one["values"]["nfe"]["mean"] for one in near), default=None)
+    return [one for one in near if one["values"]["nfe"]["mean"] == fewest]
 
 
 def difference(row: dict, other: dict, measure: str) -> int:
@@ -49,7 +62,7 @@ def sentence(record: dict) -> str:
     if "compare" not in record["definition"]:
         return ""
     measure, of, at = (record["definition"]["compare"][name] for name in ("measure", "of", "at"))
-    named = {"nfe": "equal evaluations", "w": "equal w and steps"}[at]
+    named = {"nfe": "equal evaluations (of others up to a seventh more)", "w": "equal w and steps"}[at]
     compared = pairs(record["rows"], of, at)
     if not compared:
         return f"No other method has runs at {named} with {of}."

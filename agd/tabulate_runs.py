@@ -75,7 +75,8 @@ def mark_best(rows: list[dict], columns: list[str]) -> None:
     for name in (name for name in columns if COLUMNS[name].better):
         groups: dict[tuple, list[dict]] = {}
         for row in (row for row in rows if not row["elsewhere"] and row["values"][name]["mean"] is not None):
-            equal = row["w"] if COLUMNS[name].source == "fidelity" else row["values"]["nfe"]["mean"]
+            counted = row["values"].get("nfe", {"mean": None})
+            equal = row["w"] if COLUMNS[name].source == "fidelity" else counted["mean"]
             groups.setdefault((row["model"], equal), []).append(row)
         for group in groups.values():
             if len({(row["method"], row["w"]) for row in group}) > 1:

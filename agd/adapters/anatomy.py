@@ -28,6 +28,7 @@ class Anatomy:
     embed: (denoiser, arguments of the pass by name, output of the entry) -> {name: (B, m, width)}.
     embeddings: denoiser -> {name: module}, whose output (B, width of the timestep's embedding) tells blocks the timestep.
     norms: denoiser -> {name: GroupNorm}, the last normalization if it doesn't read these embeddings.
+    example: denoiser -> the arguments of a pass of one sample, on the default device; to count its operations.
     """
 
     entry: str
@@ -36,6 +37,7 @@ class Anatomy:
     embed: Callable[[nn.Module, dict, torch.Tensor], dict[str, torch.Tensor]]
     embeddings: Callable[[nn.Module], dict[str, nn.Module]] = lambda denoiser: {}
     norms: Callable[[nn.Module], dict[str, nn.GroupNorm]] = lambda denoiser: {}
+    example: Callable[[nn.Module], dict] | None = None
 
 
 def linears(denoiser: nn.Module) -> dict[str, nn.Linear]:

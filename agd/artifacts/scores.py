@@ -110,7 +110,7 @@ class Scores:
         record = _read(path, "size", "an adapter's config.json")
         self._add_adapter(path, run, seed, record["provenance"])
         self.table.add(path, record["provenance"])
-        return record["size"]
+        return {**record["size"], "unexplained_held_out": record.get("fidelity", {}).get("unexplained")}
 
     def _cost(self, path: Path, run: Run, seed: int) -> dict:
         record = _read(path, "seconds_per_step", "what train says of its cost")

@@ -110,20 +110,26 @@ def train_denoiser(model: nn.Module, z: torch.Tensor, settings: Settings) -> nn.
     return average.module.eval()
 
 
-def start_from(base: str, model: nn.Module, device: torch.device) -> AutoencoderKL:
-    """Give a model the weights of a base trained here, to train it further. Returns the base's autoencoder.
+def open_base(folder: str) -> DiffusionPipeline:
+    """Open a base trained here. Raises UserError if it is not there, or damaged."""
+    check_folder(locate(folder, "continues"))
+    return open_safely(DiffusionPipeline, Path(folder))
 
-    Raises UserError if it is not there, damaged, or of another architecture.
-    """
-    check_folder(locate(base, "continues"))
-    pipe = open_safely(DiffusionPipeline, Path(base))
+
+def autoencoder_of(base: str, device: torch.device) -> AutoencoderKL:
+    """Return the autoencoder of a base trained here."""
+    return open_base(base).vae.to(device).eval()
+
+
+def take_weights(model: nn.Module, base: str) -> None:
+    """Give a model the weights of a base trained here. Raises UserError if that is of another architecture."""
+    pipe = open_base(base)
     parts = {**pipe.components, "denoiser": pipe.components.get("unet") or pipe.components.get("transformer")}
     for name, part in model.named_children():
         try:
             part.load_state_dict(parts[name].state_dict())
         except (KeyError, RuntimeError):
             raise UserError(f"continues: {base} is of another architecture; give one of the same") from None
-    return pipe.vae.to(device).eval()
 
 
 def run(files, settings: Settings) -> None:
@@ -133,10 +139,12 @@ def run(files, settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     images, labels = (a.to(device) for a in digits(settings.slanted))
     x = images * 2 - 1
-    model = ARCHITECTURES[settings.architecture](labels, captions())
-    vae = start_from(settings.continues, model, device) if settings.continues else train_autoencoder(x, settings)
+    vae = autoencoder_of(settings.continues, device) if settings.continues else train_autoencoder(x, settings)
     with torch.no_grad():
         z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
+    model = ARCHITECTURES[settings.architecture](labels, captions())
+    if settings.continues:
+        take_weights(model, settings.continues)
     model = train_denoiser(model, z, settings)
     made = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device))
     publish(model.cpu().pipeline(vae.cpu()), folder, made)

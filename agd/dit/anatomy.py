@@ -29,4 +29,12 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
     return {"timestep": t_BD[:, None], "class": class_BD[:, None]}
 
 
-ANATOMY = Anatomy(entry="pos_embed", attentions=_attentions, embeddings=_embeddings, widths=_widths, embed=_embed)
+def _example(denoiser: nn.Module) -> dict:
+    described = denoiser.config
+    latents = torch.zeros(1, described.in_channels, described.sample_size, described.sample_size)
+    return {"hidden_states": latents, "timestep": torch.zeros(1), "class_labels": torch.zeros(1, dtype=torch.long)}
+
+
+ANATOMY = Anatomy(
+    entry="pos_embed", attentions=_attentions, embeddings=_embeddings, widths=_widths, embed=_embed, example=_example
+)

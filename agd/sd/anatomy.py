@@ -46,6 +46,27 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
     return features
 
 
+def _example(denoiser: nn.Module) -> dict:
+    """A prompt of 77 tokens, CLIP's length."""
+    described = denoiser.config
+    side = described.sample_size
+    arguments = {
+        "sample": torch.zeros(1, described.in_channels, side, side),
+        "timestep": torch.zeros(1),
+        "encoder_hidden_states": torch.zeros(1, 77, _widths(denoiser)["prompt"]),
+    }
+    if described.addition_embed_type == "text_time":
+        summary = torch.zeros(1, _widths(denoiser)["summary"])
+        arguments["added_cond_kwargs"] = {"text_embeds": summary, "time_ids": torch.zeros(1, 6)}
+    return arguments
+
+
 ANATOMY = Anatomy(
-    entry="time_embedding", attentions=_attentions, embeddings=_embeddings, norms=_norms, widths=_widths, embed=_embed
+    entry="time_embedding",
+    attentions=_attentions,
+    embeddings=_embeddings,
+    norms=_norms,
+    widths=_widths,
+    embed=_embed,
+    example=_example,
 )

@@ -30,6 +30,7 @@ COLUMNS = {
     "seconds_per_image": Column("metrics", "seconds per image", ".3g"),
     "parameters": Column("adapter", "trained parameters", ",.0f"),
     "fraction_of_base": Column("adapter", "share of the base (%)", ".2f", factor=100),
+    "unexplained_held_out": Column("adapter", "unexplained, of trajectories held out", ".3f", "less"),
     "training_seconds": Column("cost", "training (s)", ",.0f"),
     "peak_gpu_gb": Column("cost", "peak GPU memory (GB)", ".1f"),
     "fits_24gb": Column("cost", "fits in 24 GB", ""),
