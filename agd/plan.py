@@ -102,7 +102,8 @@ def measured(folder: Path, job: Job) -> tuple[float, str] | None:
     files = list((place / job.model if (place / job.model).is_dir() else place).rglob("*.tsv"))
     files += list(place.glob(f"{job.model}.tsv"))
     alike = [file for file in files if not job.steps or f"/n{job.steps}" in str(file)]
-    seconds = [float(row["s"]) for file in alike for row in csv.DictReader(file.open(), delimiter="\t")]
+    rows = (csv.DictReader(file.read_text(encoding="utf-8").splitlines(), delimiter="\t") for file in alike)
+    seconds = [float(row["s"]) for table in rows for row in table]
     return (statistics.fmean(seconds), "benchmarks") if seconds else None
 
 

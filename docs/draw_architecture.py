@@ -19,6 +19,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- drawn by docs/draw_architecture.py -->", "<!-- end of the drawing -->"
 # From the top down.
 FLOORS = [
+    ["plan"],
     ["verify", "explain", "digits", "calculate_metrics", "prepare_reference"],
     [
         "sample_trajectories",

@@ -79,7 +79,11 @@ def test_what_needs_the_workflow_says_so(run):
 
 def test_packages_are_the_folders():
     folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "agd").rglob("__init__.py")}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {"agd.config", "agd.config.models"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {
+        "agd.config",
+        "agd.config.models",
+        "agd.config.tables",
+    }
 
 
 def test_what_is_imported_is_declared():

@@ -436,7 +436,7 @@ def test_the_page_says_what_the_numbers_say(written):
     record = tabulate(written, complete())
     # One standard deviation is 0.71. At 8 evaluations, agd has 3.5 and cfg, with 4 steps, 5.5; without guidance 10.5.
     counted = "than none in 2 of 2 comparisons (larger in 0), than cfg in 1 of 1 (larger in 0)"
-    expected = f"At equal evaluations, agd has a smaller distance {counted}, counting differences of more than one standard deviation."
+    expected = f"At equal evaluations (of others up to a seventh more), agd has a smaller distance {counted}, counting differences of more than one standard deviation."
     assert sentence(record) == expected
     record["definition"]["compare"]["at"] = "w"
     assert "than cfg in 2 of 2 comparisons (larger in 0)" in sentence(record)

@@ -78,7 +78,7 @@ def test_gives_tables_figures_a_grid_and_a_page(tabulated):
     assert [row["values"]["captured"]["mean"] is None for row in fidelity["rows"]] == [True] * 2 + [False] * 4
     page = (folder / "index.md").read_text()
     assert page.index("## Fidelity") < page.index("## One pass and two")  # `write` sorts
-    assert "At equal evaluations, agd has a smaller distance than none in " in page
+    assert "At equal evaluations (of others up to a seventh more), agd has a smaller distance than none in " in page
     assert " steps." not in (folder / "fidelity.md").read_text()  # nothing was sampled
     assert (folder / "main.md").read_text().strip() in page
     with Image.open(folder / "main-grid.png") as picture:
