@@ -36,9 +36,8 @@ def compared_fidelity(wildcards):
 
 def of_compared_adapter(file, model, seeds):
     """Return the paths of a file of the compared adapter, for some seeds."""
-    model, adapter = configuration.trained_as(config, model, configuration.compared_adapter(config, model))
     pattern = "results/{model}/seed{seed}/adapters/{adapter}/{file}"
-    return expand(pattern, model=model, seed=seeds, adapter=adapter, file=file)
+    return expand(pattern, model=model, seed=seeds, adapter=configuration.compared_adapter(config, model), file=file)
 
 
 @checked

@@ -26,6 +26,7 @@ class Extractor:
     """A feature extractor. prepare: picture -> input tensor (C, H, W). model: (B, C, H, W) -> features (B, D).
 
     image_size: pictures are cropped and resized to this first (`centre_crop`); 0 leaves them as they are.
+    class_weights: (K, D) of the layer that makes classes of the features, for the Inception Score; None for others.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Extractor:
     model: nn.Module
     device: torch.device
     image_size: int = 0
+    class_weights: np.ndarray | None = None
 
     @torch.no_grad()
     def __call__(self, images: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
@@ -74,7 +76,10 @@ def _inception(weights: str, device: torch.device) -> Extractor:
     def prepare(image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(resize(np.asarray(image.convert("RGB")))).permute(2, 0, 1)
 
-    return Extractor("inception-v3", INCEPTION_SHA256, prepare, model.eval().to(device), device)
+    last = getattr(model.base, "output", None)  # the file also holds the layer that makes classes of the features
+    classes = None if last is None else last.weight.detach().float().cpu().numpy()
+    own = ("inception-v3", INCEPTION_SHA256, prepare, model.eval().to(device), device)
+    return Extractor(*own, class_weights=classes)
 
 
 def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_patch14_dinov2") -> Extractor:

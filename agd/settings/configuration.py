@@ -162,6 +162,10 @@ def compared_adapter(config: dict, model: str) -> str:
     name = section.get("compared_adapter", config["compared_adapter"])
     if name not in section["adapters"]:
         raise UserError(f"models.{model}.adapters: {name!r} is not there; add it, or give another compared_adapter")
+    if "trained_as" in section["adapters"][name]:
+        raise UserError(
+            f"models.{model}.compared_adapter: {name!r} is trained for another model; give one of this model"
+        )
     return name
 
 

@@ -13,7 +13,7 @@ VERSIONS = {
     "train": 2,
     "sample": 2,
     "measure_fidelity": 3,
-    "calculate_metrics": 1,
+    "calculate_metrics": 2,
     "tabulate": 2,
     "draw_curve": 1,
     "tabulate_runs": 1,

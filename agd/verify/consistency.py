@@ -35,10 +35,10 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
         if all(isinstance(record, trajectories.Shard) for record in here.values()):
             yield lambda here=here, folder=folder: _check_shards(folder, here, found)
         elif folder.parent.name == "adapters" and folder / saving.CONFIG in here:
-            guided = folder.parents[1] / "trajectories" / results.GUIDED
             # Trajectories are large, so users may have deleted them after training.
-            if guided.is_relative_to(looked_at) and any(guided.glob("*")):
-                yield lambda folder=folder, guided=guided: _check_adapter(folder / saving.CONFIG, guided, found)
+            learnt_from = _trajectories_of(folder, found)
+            if learnt_from and learnt_from.is_relative_to(looked_at):
+                yield lambda folder=folder, there=learnt_from: _check_adapter(folder / saving.CONFIG, there, found)
         elif folder.parents[2].name == "samples":
             zips = {path: record for path, record in here.items() if path.suffix == ".zip"}
             yield lambda zips=zips: _check_samples(zips, found)
@@ -63,6 +63,17 @@ def _check_shards(folder: Path, here: Found, found: Found) -> None:
         same = base is None or base["fingerprint"] == shard.provenance["base"]["fingerprint"]
         want(same, path, "sampled from another base model than the one in base/")
     trajectories.check_together(list(here), list(here.values()))
+
+
+def _trajectories_of(adapter: Path, found: Found) -> Path | None:
+    """Return the folder of the trajectories that an adapter learnt from: those of its seed with the settings that it names.
+    If there are none such, the guided ones, if they are there."""
+    made = found[adapter / saving.CONFIG].get("provenance", {}).get("trajectories", {}).get("made", {})
+    sets = [folder for folder in (adapter.parents[1] / "trajectories").glob("*") if any(folder.glob("*"))]
+    for path, record in found.items():
+        if path.parent in sets and record.provenance["settings"] == made.get("settings"):
+            return path.parent
+    return next((folder for folder in sets if folder.name == results.GUIDED), None)
 
 
 def _check_adapter(path: Path, guided: Path, found: Found) -> None:

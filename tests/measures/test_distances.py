@@ -61,3 +61,17 @@ def test_precision_and_recall_at_their_ends(rng):
     real = rng.normal(size=(30, 4))
     assert distances.precision_recall(real, real) == (1.0, 1.0)
     assert distances.precision_recall(real, real + 100) == (0.0, 0.0)
+
+
+def test_inception_score_of_known_classes():
+    """All samples surely of one class each, evenly: as many as there are classes. No class at all: 1."""
+    sure = 100 * np.eye(4)[np.arange(40) % 4]
+    assert distances.inception_score(sure, np.eye(4)) == pytest.approx(4)
+    assert distances.inception_score(np.zeros((40, 4)), np.eye(4)) == pytest.approx(1)
+    assert distances.inception_score(sure[:1].repeat(9, axis=0), np.eye(4)) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    features, weights = rng.normal(size=(50, 6)), rng.normal(size=(3, 6))
+    p = np.exp(features @ weights.T)
+    p /= p.sum(1, keepdims=True)
+    by_hand = np.exp((p * np.log(p / p.mean(0))).sum(1).mean())
+    assert distances.inception_score(features, weights) == pytest.approx(by_hand)

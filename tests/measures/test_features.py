@@ -193,6 +193,7 @@ def test_inception_goes_through_clean_fid(tmp_path, monkeypatch):
         def __init__(self):
             super().__init__()
             self.layers = Layers()
+            self.output = torch.nn.Linear(2048, 5)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.layers(x)
@@ -205,6 +206,7 @@ def test_inception_goes_through_clean_fid(tmp_path, monkeypatch):
     pictures = [Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)) for _ in range(3)]
     (vectors,) = extract(pictures, 8)
     assert vectors.shape == (3, 2048)
+    assert extract.class_weights.shape == (5, 2048)
     resized = extract.prepare(pictures[0])
     assert resized.shape == (3, 299, 299)
     assert vectors[0] == pytest.approx(((resized.mean(0) - 128) / 128).flatten()[:2048].numpy(), abs=1e-5)

@@ -355,3 +355,20 @@ def test_what_an_artifact_was_made_with(place):
     lines = description(made_with(MODEL / place))
     assert place == "fid.json" or any(line.startswith("settings: ") for line in lines)
     assert place == "reference.npz" or any(line.startswith("commit: ") for line in lines)
+
+
+def test_an_adapter_is_compared_with_its_own_trajectories():
+    study = OTHER / "seed0"
+    strong, adapter = study / "trajectories" / "strong", study / "adapters" / "of-strong"
+    few = ("--base-model", OTHER / "base", "--num-trajectories", 4, "--chunk-size", 2, "--num-inference-steps", 3)
+    command("sample_trajectories", *few, "--guidance-min", 3, "--output-dir", strong)
+    command("train", "--dir", adapter, "--data-path", strong, "--base-model", OTHER / "base", *TRAIN)
+    try:
+        assert verify.bad(OTHER)[1] == {}
+        (strong / "000002.zarr.zip").unlink()
+        ((file, line),) = verify.bad(OTHER)[1].items()
+        assert file == str((strong / "000002.zarr.zip").absolute())
+        assert f"missing, while {adapter / 'config.json'} was trained on it" in line
+    finally:
+        shutil.rmtree(strong)
+        shutil.rmtree(adapter)
