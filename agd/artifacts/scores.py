@@ -85,6 +85,7 @@ class Scores:
                 f"{path}: measures samples of {made['guidance']} at w = {placed[0]:g} in {placed[1]} steps of seed {placed[2]}, "
                 "unlike its path; delete it and run again"
             )
+        self._check_guidance(path, run, chosen)
         shared = {name: record[name] for name in ("features", "reference", "num_samples")}
         for name, value in {**shared, "the base model": made["base"]["fingerprint"]}.items():
             self.table.agree(path, run.model, name, value)
@@ -92,6 +93,14 @@ class Scores:
         self._add_adapter(path, run, seed, made.get("adapter"))
         self.table.add(path, record["provenance"])
         return record
+
+    def _check_guidance(self, path: Path, run: Run, chosen: dict) -> None:
+        """Raise UserError if a file of a kind of cfg is of another kind."""
+        for name, value in self.complete.get("guided", {}).get(run.model, {}).get(run.method, {}).items():
+            if chosen.get(name, value) != value:
+                raise UserError(
+                    f"{path}: {name} is {chosen[name]}, and {value} for {run.method} in the configuration; delete it and run again"
+                )
 
     def _guidance(self, run: Run) -> str:
         """Return what the samples of a run say of their guidance: further methods are kinds of cfg."""
@@ -130,6 +139,7 @@ class Scores:
         if (made["seed"], made["guidance"]) != (seed, self._guidance(run)):
             said = f"{made['guidance']} and of seed {made['seed']}"
             raise UserError(f"{path}: is of {said}, unlike its path; delete it and run again")
+        self._check_guidance(path, run, made["settings"])
         self._add_adapter(path, run, seed, made["adapter"] or None)
         self.table.add(path, made)
         far = {f"divergence_{what}": value for what, value in at["divergence"].items()}

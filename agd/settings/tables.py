@@ -13,6 +13,7 @@ from agd.runtime.errors import UserError
 from agd.settings import configuration
 from agd.settings.columns import AXES, BY_TIMESTEP, COLUMNS
 from agd.settings.results import BUILT_IN, scale_name
+from agd.settings.schema import cfg_settings
 
 # Kind of file -> its path below results/{model}/seed{seed}. `adapter` and `cost` are those of a method that is an adapter.
 PATHS = {
@@ -120,7 +121,8 @@ def fidelity_scales(config: dict, model: str, method: str) -> list[str]:
 def definition(config: dict, study: str, name: str) -> dict:
     """Return a table's definition with its defaults filled in, and with what the stages need of the configuration.
 
-    adapters: model -> method -> the adapter's folder, as MODEL/ADAPTER. styles: method -> its place in the study, which
+    adapters: model -> method -> the adapter's folder, as MODEL/ADAPTER. guided: model -> method -> settings of its guidance, if
+    it is a kind of cfg. styles: method -> its place in the study, which
     figures make a colour of. Raises UserError if the configuration has no such table.
     """
     tables = config.get("tables", {}).get(study, {})
@@ -129,14 +131,20 @@ def definition(config: dict, study: str, name: str) -> dict:
     given = tables[name]
     items = [_filled(config, item) for item in given["runs"]]
     places = list(dict.fromkeys(m for table in tables.values() for item in table["runs"] for m in item["methods"]))
-    adapters = {}
-    for item in items:
-        trained = config["models"][item["model"]]["adapters"]
-        for method in (method for method in item["methods"] if method in trained):
-            folder = "/".join(configuration.trained_as(config, item["model"], method))
-            adapters.setdefault(item["model"], {})[method] = folder
+    adapters, guided = {}, {}
+    for model, method in ((item["model"], method) for item in items for method in item["methods"]):
+        if method in config["models"][model]["adapters"]:
+            adapters.setdefault(model, {})[method] = "/".join(configuration.trained_as(config, model, method))
+        elif method != "none":
+            guided.setdefault(model, {})[method] = _guidance(config, model, method)
     styles = {method: places.index(method) for item in items for method in item["methods"]}
-    return {**given, "runs": items, "adapters": adapters, "styles": styles}
+    return {**given, "runs": items, "adapters": adapters, "guided": guided, "styles": styles}
+
+
+def _guidance(config: dict, model: str, method: str) -> dict:
+    chosen = configuration.settings(config, model, "sample", method)
+    names = [name for name in cfg_settings("sample") if name in chosen]
+    return {name: chosen[name] for name in names if chosen[name] != "auto"}  # auto is recorded as what it stands for
 
 
 def _filled(config: dict, item: dict) -> dict:

@@ -315,6 +315,11 @@ def setting(*keys, to):
         ),
         (AGD, setting(*SAMPLES, "guidance", to="cfg"), "measures samples of cfg at w = 1.5 in 8 steps of seed 1"),
         (AGD, setting(*SAMPLES, "adapter", "name", to="x"), "is of another adapter than "),
+        (
+            "digits-dit/seed1/metrics/cfg/w1.5/n8.json",
+            setting(*SAMPLES, "settings", "guided_share", to=0.5),
+            "guided_share is 0.5, and 1 for cfg in the configuration; delete it and run again",
+        ),
         (AGD, dict.clear, "not a file of metrics"),
         (
             "digits-dit/seed0/adapters/agd/config.json",
