@@ -21,13 +21,18 @@ def parse(
     shipped = configuration.shipped()
     first = _Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=model)
-    model = first.parse_known_args(argv)[0].model
+    first.add_argument("--guidance")
+    chosen = first.parse_known_args(argv)[0]
+    model = chosen.model
     known = [name for name, section in shipped["models"].items() if section["family"] == family or family is None]
     if model is not None and model not in known:
         raise UserError(f"--model: {model!r} is unknown; choose one of {', '.join(known)}")
-    defaults = configuration.settings(shipped, model, stage)
-    parser = _parser(stage, program, family, model, defaults)
+    methods = shipped["models"][model].get("methods", {}) if model else {}
+    defaults = configuration.settings(shipped, model, stage, chosen.guidance if chosen.guidance in methods else None)
+    parser = _parser(stage, program, family, model, defaults, list(methods))
     arguments = parser.parse_args(argv)
+    if getattr(arguments, "guidance", None) in methods:  # a kind of cfg, whose settings are the defaults now
+        arguments.guidance = "cfg"
     settings = {name: getattr(arguments, name) for name in schema.properties(stage, family)}
     configuration.check_settings(stage, settings, family=family)
     files = argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k not in settings})
@@ -46,12 +51,15 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def _parser(stage: str, program: str, family: str | None, model: str | None, defaults: dict) -> argparse.ArgumentParser:
+def _parser(
+    stage: str, program: str, family: str | None, model: str | None, defaults: dict, methods: list[str]
+) -> argparse.ArgumentParser:
     description = schema.schema()["$defs"].get(stage, {}).get("description")
     parser = _Parser(f"python -m {program}", description=description, allow_abbrev=False)
     files = parser.add_argument_group("files")
     for argument in _arguments(stage, family):
-        files.add_argument(argument.flag, **argument.options)
+        more = {"choices": [*argument.options["choices"], *methods]} if argument.flag == "--guidance" else {}
+        files.add_argument(argument.flag, **argument.options | more)
     group = parser.add_argument_group("settings")
     if model:
         group.add_argument("--model", default=model, help=f"whose settings are the defaults (default: {model})")

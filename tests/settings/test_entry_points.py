@@ -8,6 +8,8 @@ import sys
 import pytest
 from studies import ROOT
 
+from agd.runtime.errors import UserError
+from agd.settings import configuration
 from agd.settings.command_line import parse
 from agd.settings.entry_points import entry_point, settings_of
 from agd.settings.stages import STAGES
@@ -56,3 +58,15 @@ def test_what_rules_and_command_lines_import_is_light():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_method_of_the_model_is_a_kind_of_cfg():
+    own = configuration.shipped()["models"]["digits-dit"]["methods"]["interval"]
+    words = ["--guidance", "interval", "--base-model", "B", "--output-dir", "S"]
+    files, settings = parse("sample", "x", "dit", "digits-dit", words)
+    assert files.guidance == "cfg"
+    assert settings["guided_sigmas"] == own["guided_sigmas"] != "all"
+    files, settings = parse("sample", "x", "dit", "digits-dit", [*words, "--guided-sigmas", "1-2"])
+    assert settings["guided_sigmas"] == "1-2"
+    with pytest.raises(UserError, match=r"--guidance: invalid choice: 'tgate' \(choose from"):
+        parse("sample", "x", "dit", "digits-dit", ["--guidance", "tgate"])
