@@ -25,11 +25,6 @@ def denoiser_of(pipe) -> nn.Module | None:
     return getattr(denoiser, "_orig_mod", denoiser)
 
 
-def guides(pipe) -> bool:
-    """Return whether calls of this pipeline take a guidance scale."""
-    return "guidance_scale" in inspect.signature(type(pipe).__call__).parameters
-
-
 def wrap(pipe) -> None:
     """Make the pipeline run one pass per step, for any way of giving the guidance scale.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from agd.adapters import attaching, pipelines, saving
+from agd.adapters import attaching, known_pipelines, pipelines, saving
 from agd.adapters.anatomy import Anatomy
 from agd.adapters.config import FULL, AdapterConfig
 from agd.adapters.lora_export import export_lora
@@ -30,11 +30,15 @@ def _opened(target) -> tuple[nn.Module, Anatomy]:
     denoiser = getattr(target, "_orig_mod", target) if is_model else pipelines.denoiser_of(target)
     known = families.denoisers()
     family = known.get(type(denoiser).__name__)
-    if family is None or not (is_model or pipelines.guides(target)):
+    if family is not None and not is_model and (why := known_pipelines.why_not(type(target))):
+        raise UserError(
+            f"{type(target).__name__}: adapters don't serve this kind of pipeline, for {why}; use one of those in docs/pipelines.md, "
+            "or its denoiser: agd.load(pipe.unet, ...), then `with pipe.unet.agd.scale(w):` and guidance_scale=1"
+        )
+    if family is None:
         kind, name = ("denoiser", denoiser) if is_model else ("pipeline", target)
         raise UserError(
             f"{type(name).__name__}: no adapters for this kind of {kind}; supported are {' and '.join(known)}"
-            f"{'' if is_model else ', in pipelines that take a guidance_scale'}"
         )
     return denoiser, families.anatomy(family)
 
