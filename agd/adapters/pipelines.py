@@ -20,9 +20,21 @@ _FLAG_IN_USE = threading.Lock()
 
 
 def denoiser_of(pipe) -> nn.Module | None:
-    """Return the UNet or transformer of a pipeline, also if it is compiled."""
-    denoiser = getattr(pipe, "unet", getattr(pipe, "transformer", None))
-    return getattr(denoiser, "_orig_mod", denoiser)
+    """Return the UNet or transformer of a pipeline, also if it is compiled or wrapped."""
+    return unwrapped(getattr(pipe, "unet", getattr(pipe, "transformer", None)))
+
+
+def unwrapped(denoiser):
+    """Return what is inside of torch.compile's, PEFT's, DataParallel's and DistributedDataParallel's wrappers."""
+    while True:
+        if hasattr(denoiser, "_orig_mod"):
+            denoiser = denoiser._orig_mod
+        elif isinstance(denoiser, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            denoiser = denoiser.module
+        elif isinstance(denoiser, nn.Module) and hasattr(denoiser, "get_base_model"):  # PEFT's PeftModel
+            denoiser = denoiser.get_base_model()
+        else:
+            return denoiser
 
 
 def wrap(pipe) -> None:

@@ -27,20 +27,29 @@ __all__ = ["AdapterConfig", "attach", "detach", "export_lora", "load", "push", "
 def _opened(target) -> tuple[nn.Module, Anatomy]:
     """Return the denoiser and where it takes adapters. Raises UserError if its kind is not supported."""
     is_model = isinstance(target, nn.Module)
-    denoiser = getattr(target, "_orig_mod", target) if is_model else pipelines.denoiser_of(target)
+    denoiser = pipelines.unwrapped(target) if is_model else pipelines.denoiser_of(target)
     known = families.denoisers()
-    family = known.get(type(denoiser).__name__)
+    family = next((known[kind.__name__] for kind in type(denoiser).__mro__ if kind.__name__ in known), None)
     if family is not None and not is_model and (why := known_pipelines.why_not(type(target))):
         raise UserError(
             f"{type(target).__name__}: adapters don't serve this kind of pipeline, for {why}; use one of those in docs/pipelines.md, "
             "or its denoiser: agd.load(pipe.unet, ...), then `with pipe.unet.agd.scale(w):` and guidance_scale=1"
         )
     if family is None:
-        kind, name = ("denoiser", denoiser) if is_model else ("pipeline", target)
+        kind, name = ("denoiser", denoiser) if is_model or denoiser is not None else ("pipeline", target)
         raise UserError(
             f"{type(name).__name__}: no adapters for this kind of {kind}; supported are {' and '.join(known)}"
         )
     return denoiser, families.anatomy(family)
+
+
+def _check_unparallel(target) -> None:
+    """Raise UserError for a denoiser in DataParallel: its copies would share one pass's conditions."""
+    denoiser = (
+        target if isinstance(target, nn.Module) else getattr(target, "unet", getattr(target, "transformer", None))
+    )
+    if isinstance(denoiser, nn.DataParallel):
+        raise UserError("DataParallel: copies of a denoiser can't share adapters; take a process for each GPU instead")
 
 
 def _wrap(target) -> None:
@@ -51,6 +60,7 @@ def _wrap(target) -> None:
 def attach(target, config: AdapterConfig) -> Adapters:
     """Freeze a pipeline's denoiser and attach new, untrained adapters. They are also `denoiser.agd`."""
     denoiser, anatomy = _opened(target)
+    _check_unparallel(target)
     adapters = attaching.attach(denoiser, config, anatomy)
     _wrap(target)
     return adapters
@@ -64,6 +74,7 @@ def load(target, name: str | Path) -> Adapters:
     adapters' base, or has other adapters.
     """
     denoiser, anatomy = _opened(target)
+    _check_unparallel(target)
     folder = saving.locate(name)
     if saving.read_description(folder)["adapter"].get("kind") == FULL:
         raise UserError(

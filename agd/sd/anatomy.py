@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from agd.adapters.anatomy import Anatomy
+from agd.runtime.errors import UserError
 
 
 def _attentions(denoiser: nn.Module) -> dict[str, nn.Module]:
@@ -40,10 +41,19 @@ def _embed(denoiser: nn.Module, arguments: dict, entry_output: torch.Tensor) -> 
 
     Take the tokens from the denoiser's arguments, not the attention's: IP-Adapter adds image tokens to the attention's.
     """
+    _check_mask(arguments.get("encoder_attention_mask"))
     features = {"timestep": entry_output[:, None], "prompt": arguments["encoder_hidden_states"]}
     if denoiser.config.addition_embed_type == "text_time":
         features["summary"] = arguments["added_cond_kwargs"]["text_embeds"][:, None]
     return features
+
+
+def _check_mask(mask: torch.Tensor | None) -> None:
+    """Raise UserError if tokens are masked: adapters were trained on all of the prompt's tokens."""
+    if mask is not None and not bool(mask.ndim == 2 and mask.bool().all()):
+        raise UserError(
+            "encoder_attention_mask: adapters read all of the prompt's tokens; leave it out, or agd.unload the adapters"
+        )
 
 
 def _example(denoiser: nn.Module) -> dict:

@@ -9,6 +9,7 @@ import warnings
 
 import diffusers
 import huggingface_hub
+import peft
 import pytest
 import torch
 import yaml
@@ -504,16 +505,63 @@ def test_other_models_are_named(trained):
         agd.attach(torch.nn.Linear(1, 1), agd.AdapterConfig())
     unguided = diffusers.DDPMPipeline(diffusers.UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4), None)
     supported = "supported are DiTTransformer2DModel and UNet2DConditionModel"
-    for target in (unguided, "a name"):
-        with pytest.raises(
-            UserError, match=f"{type(target).__name__}: no adapters for this kind of pipeline; {supported}"
-        ):
+    no = "no adapters for this kind of"
+    rows = (unguided, f"UNet2DModel: {no} denoiser"), ("a name", f"str: {no} pipeline")
+    for target, said in rows:
+        with pytest.raises(UserError, match=f"{said}; {supported}"):
             agd.load(target, trained["sd"])
     distilled = random_unet(time_cond_proj_dim=8)
     with pytest.raises(UserError, match="takes a guidance scale by itself"):
         agd.attach(distilled, agd.AdapterConfig())
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         agd.lod  # noqa: B018
+
+
+def test_a_wrapped_denoiser_is_the_one_inside(trained):
+    """PEFT's wrapper, and DataParallel's, which is refused; both let `unload` find the adapters."""
+    pipe, stock = pipeline(), images(pipeline())
+    pipe.unet = peft.get_peft_model(pipe.unet, peft.LoraConfig(target_modules=["to_q"], init_lora_weights=True))
+    adapters = agd.load(pipe, trained["sd"])
+    assert adapters is pipe.unet.get_base_model().agd
+    assert not torch.allclose(images(pipe), stock, atol=1e-3)
+    agd.unload(pipe)
+    assert torch.allclose(images(pipe), stock, atol=1e-4)  # a LoRA that was not trained adds zeros
+    pipe = pipeline()
+    pipe.unet = torch.nn.DataParallel(pipe.unet)
+    with pytest.raises(
+        UserError, match="DataParallel: copies of a denoiser can't share adapters; take a process for each"
+    ):
+        agd.load(pipe, trained["sd"])
+    inside = pipeline()
+    agd.load(inside, trained["sd"])
+    inside.unet = torch.nn.DataParallel(inside.unet)
+    agd.unload(inside)
+    assert not hasattr(inside.unet.module, "agd")
+
+
+def test_masked_tokens_are_refused_where_adapters_read_them(trained):
+    unet = random_unet()
+    x, t, prompt = torch.randn(2, 4, 8, 8), torch.tensor(5), torch.randn(2, 7, 8)
+    adapters = agd.load(unet, trained["sd"])
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    with adapters.scale(4.0):
+        assert torch.allclose(
+            unet(x, t, prompt, encoder_attention_mask=mask).sample, unet(x, t, prompt).sample, atol=1e-5
+        )
+        mask[0, 5:] = False
+        with pytest.raises(UserError, match="encoder_attention_mask: adapters read all of the prompt's tokens"):
+            unet(x, t, prompt, encoder_attention_mask=mask)
+    adapters.disable()
+    assert unet(x, t, prompt, encoder_attention_mask=mask).sample.shape == x.shape
+
+
+def test_a_subclass_of_a_denoiser_is_one(trained):
+    class Mine(type(random_unet())):
+        pass
+
+    mine = Mine.from_config(random_unet().config)
+    mine.load_state_dict(random_unet().state_dict())
+    assert agd.load(mine, trained["sd"]) is mine.agd
 
 
 # Disk and hub
