@@ -29,12 +29,17 @@ def save(adapters: Adapters, folder: str | Path, record: dict, beside: Iterable[
 
     The configuration holds checksums of the weights and of the folder's files that `beside` names.
     """
+    state = adapters.state_dict()
+    if wrapped := [name for name in state if ".base_layer." in name or ".lora_" in name]:
+        raise UserError(
+            f"{wrapped[0]}: PEFT put a LoRA on the adapters' own layers; give its LoraConfig exclude_modules=r'agd\\..*', and attach anew"
+        )
     folder = make_folder(folder)
     description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": adapters.base_shape}
     with writing(folder / WEIGHTS) as aside:
         # Only one entry: safetensors writes several in random order, and equal work should give equal bytes.
         metadata = {"agd": json.dumps(description, sort_keys=True)}
-        save_file({k: v.detach().cpu().contiguous() for k, v in adapters.state_dict().items()}, aside, metadata)
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, aside, metadata)
     write_sealed(folder / CONFIG, {**description, "files": checksums(folder, [WEIGHTS, *beside])})
 
 

@@ -539,6 +539,21 @@ def test_a_wrapped_denoiser_is_the_one_inside(trained):
     assert not hasattr(inside.unet.module, "agd")
 
 
+def test_a_lora_on_the_adapters_own_layers_is_not_saved(trained, tmp_path):
+    unet = random_unet()
+    adapters = agd.load(unet, trained["sd"])
+    unet.add_adapter(peft.LoraConfig(target_modules="all-linear", exclude_modules=r"agd\..*"))
+    agd.save(adapters, tmp_path / "one")
+    agd.load(random_unet(), tmp_path / "one")
+    unet.delete_adapters("default")
+    unet.add_adapter(peft.LoraConfig(target_modules="all-linear"), "second")
+    with pytest.raises(
+        UserError, match=r"PEFT put a LoRA on the adapters' own layers; give its LoraConfig exclude_modules=r'agd"
+    ):
+        agd.save(adapters, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
 def test_masked_tokens_are_refused_where_adapters_read_them(trained):
     unet = random_unet()
     x, t, prompt = torch.randn(2, 4, 8, 8), torch.tensor(5), torch.randn(2, 7, 8)
