@@ -22,7 +22,23 @@ def _norms(denoiser: nn.Module) -> dict[str, nn.GroupNorm]:
     return {"out": denoiser.conv_norm_out}
 
 
+def _check_inputs(denoiser: nn.Module) -> None:
+    """Raise UserError unless a UNet takes what text to image takes: prompts as tokens of the cross-attentions' width."""
+    described = denoiser.config
+    blocks = (*described.down_block_types, described.mid_block_type or "", *described.up_block_types)
+    unlike = {
+        "encoder_hid_dim_type": described.encoder_hid_dim_type not in (None, "ip_image_proj"),  # Kolors, IF, Kandinsky
+        "addition_embed_type": described.addition_embed_type not in (None, "text_time"),
+        "block types": any(name.startswith(("SimpleCross", "UNetMidBlock2DSimple")) for name in blocks),
+    }
+    if wrong := [name for name, is_so in unlike.items() if is_so]:
+        raise UserError(
+            f"this UNet takes other inputs than those of Stable Diffusion and SDXL ({wrong[0]} of its configuration); give one of these"
+        )
+
+
 def _widths(denoiser: nn.Module) -> dict[str, int]:
+    _check_inputs(denoiser)
     width = denoiser.config.cross_attention_dim
     widths = {
         "timestep": denoiser.time_embedding.linear_2.out_features,

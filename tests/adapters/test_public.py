@@ -539,6 +539,29 @@ def test_a_wrapped_denoiser_is_the_one_inside(trained):
     assert not hasattr(inside.unet.module, "agd")
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"encoder_hid_dim": 12}, "encoder_hid_dim_type"),
+        ({"addition_embed_type": "text", "addition_embed_type_num_heads": 2}, "addition_embed_type"),
+        (
+            {
+                "down_block_types": ("SimpleCrossAttnDownBlock2D", "DownBlock2D"),
+                "up_block_types": ("UpBlock2D", "UpBlock2D"),
+            },
+            "block types",
+        ),
+    ],
+)
+def test_unets_of_other_inputs_are_refused_when_loaded(trained, changes, what):
+    unet = random_unet(**changes)
+    with pytest.raises(
+        UserError, match=rf"takes other inputs than those of Stable Diffusion and SDXL \({what} of its conf"
+    ):
+        agd.load(unet, trained["sd"])
+    assert not hasattr(unet, "agd")
+
+
 def test_a_lora_on_the_adapters_own_layers_is_not_saved(trained, tmp_path):
     unet = random_unet()
     adapters = agd.load(unet, trained["sd"])
