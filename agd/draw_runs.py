@@ -109,7 +109,7 @@ def draw_lines(axis, drawn: list[Line]) -> None:
         axis.plot(
             line.x,
             line.means,
-            label=line.label,
+            label=plain(line.label),
             markersize=4,
             markerfacecolor=face,
             alpha=max(0.4, 1 - 0.2 * number),
@@ -145,12 +145,19 @@ def draw(folder: Path, record: dict) -> None:
         for (title, own), line_of_axes in zip(rows.items(), axes, strict=True):
             for name, axis in zip(names, line_of_axes, strict=True):
                 found = lines(record, own, name)
+                if not found:
+                    table = f"{record['study']}/{record['table']}"
+                    raise UserError(
+                        f"tables.{table}.figure: no run of {title} has both {x} and {name}; choose other measures"
+                    )
                 draw_lines(axis, found)
                 at = [value for line in found for value in line.x]
                 if x in ("nfe", "steps", "parameters") and at and min(at) > 0:
                     set_ticks(axis, at)
                 axis.set(
-                    xlabel=axis_label(x), ylabel=COLUMNS[name].heading + _BETTER[COLUMNS[name].better], title=title
+                    xlabel=axis_label(x),
+                    ylabel=COLUMNS[name].heading + _BETTER[COLUMNS[name].better],
+                    title=plain(title),
                 )
                 axis.grid(alpha=0.25)
                 labelled |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -164,6 +171,11 @@ def draw(folder: Path, record: dict) -> None:
         drawn.suptitle(title_of(record), fontsize="medium")
 
 
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def title_of(record: dict) -> str:
     """Return the figure's title: the table's, and what the bands and the distance are."""
     numbers = sorted({len(row["seeds"]) for row in record["rows"] if not row["elsewhere"]})
@@ -172,7 +184,7 @@ def title_of(record: dict) -> str:
     )
     kinds = {distance(one) for one in record["shared"].values()}
     named = f"\n{' '.join(sorted(kinds))}" if {"fid", "sfid"} & set(record["definition"]["figure"]["y"]) else ""
-    return f"{record['definition']['title']}{several}{named}"
+    return plain(f"{record['definition']['title']}{several}{named}")
 
 
 def run(files, settings: Settings) -> None:

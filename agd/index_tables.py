@@ -22,14 +22,17 @@ class Settings:
     """This stage has no settings."""
 
 
-def pairs(rows: list[dict], of: str, at: str) -> dict[str, list[tuple[dict, dict]]]:
-    """Return method -> the pairs of a row of the method `of` and one of that method, equal at `at`. Only our own rows."""
+def pairs(rows: list[dict], of: str, at: str, measure: str) -> dict[str, list[tuple[dict, dict]]]:
+    """Return method -> the pairs of a row of the method `of` and one of that method, equal at `at`. Only our own rows, and
+    those with the measure."""
     found: dict[str, list[tuple[dict, dict]]] = {}
     ours = [row for row in rows if not row["elsewhere"]]
+    ours = [row for row in ours if row["values"][measure]["mean"] is not None]
     for method in dict.fromkeys(row["method"] for row in ours if row["method"] != of):
         for row in (row for row in ours if row["method"] == of):
             others = [one for one in ours if (one["model"], one["method"]) == (row["model"], method)]
-            others = _equal_evaluations(row, others) if at == "nfe" else _equal_steps(row, others)
+            scales = {one["w"] for one in ours if (one["model"], one["method"]) == (row["model"], of)}
+            others = _equal_evaluations(row, others, len(scales)) if at == "nfe" else _equal_steps(row, others)
             found.setdefault(method, []).extend((row, other) for other in others)
     return {method: those for method, those in found.items() if those}
 
@@ -38,12 +41,12 @@ def _equal_steps(row: dict, others: list[dict]) -> list[dict]:
     return [one for one in others if (one["w"], one["steps"]) == (row["w"], row["steps"])]
 
 
-def _equal_evaluations(row: dict, others: list[dict]) -> list[dict]:
+def _equal_evaluations(row: dict, others: list[dict], scales_of_row: int) -> list[dict]:
     """Return the runs of another method with as many evaluations, or the fewest up to a seventh more: guidance at some of the
-    steps can't have every number. They have the same w, or, if the method is given at one w alone, that one."""
+    steps can't have every number. They have the same w, or each its own, if both methods are given at one w alone."""
     nfe, scales = row["values"]["nfe"]["mean"], {one["w"] for one in others}
     near = [one for one in others if nfe <= one["values"]["nfe"]["mean"] <= _MORE * nfe]
-    near = [one for one in near if one["w"] == row["w"] or scales == {one["w"]}]
+    near = [one for one in near if one["w"] == row["w"] or one["method"] == "none" or len(scales) == scales_of_row == 1]
     fewest = min((one["values"]["nfe"]["mean"] for one in near), default=None)
     return [one for one in near if one["values"]["nfe"]["mean"] == fewest]
 
@@ -63,7 +66,7 @@ def sentence(record: dict) -> str:
         return ""
     measure, of, at = (record["definition"]["compare"][name] for name in ("measure", "of", "at"))
     named = {"nfe": "equal evaluations (of others up to a seventh more)", "w": "equal w and steps"}[at]
-    compared = pairs(record["rows"], of, at)
+    compared = pairs(record["rows"], of, at, measure)
     if not compared:
         return f"No other method has runs at {named} with {of}."
     words = {"less": ("smaller", "larger"), "more": ("larger", "smaller")}[COLUMNS[measure].better]
@@ -93,7 +96,7 @@ def section(record: dict) -> list[str]:
     """Return the paragraphs of one table."""
     name, title = record["table"], record["definition"]["title"]
     said = [f"## {escape_markdown(title)}", escape_markdown(sentence(record)), markdown(record).strip()]
-    said += [f"![{title}]({file})" for file in extras(record) if file != f"{name}.png"]
+    said += [f"![{escape_markdown(title)}]({file})" for file in extras(record) if file != f"{name}.png"]
     links = [f"[{suffix}]({name}.{suffix})" for suffix in [*FORMATS, "json"]]
     return [part for part in [*said, f"Files: {', '.join(links)}."] if part]
 

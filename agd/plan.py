@@ -10,6 +10,7 @@ of the denoiser are counted, and a speed is assumed (--teraflops). Each line say
 
 import argparse
 import csv
+import math
 import re
 import shlex
 import statistics
@@ -64,7 +65,9 @@ class Job:
             return self.number("count") * self.number("num-inference-steps") * passes
         if self.stage == "measure_fidelity":
             scales = len(self.options["guidance-scales"].split(",")) if self.options["guidance-scales"] != "auto" else 5
-            return self.number("num-trajectories") * self.number("num-inference-steps") * (1 + 4 * scales)
+            method = 1 if self.options["guidance"] == "adapter" else 1 + float(self.options.get("guided-share", 1))
+            each = 1 + scales * (2 + 2 * method)  # without guidance; then at each w: guided, and the method twice
+            return self.number("num-trajectories") * self.number("num-inference-steps") * each
         return 0
 
     def disk(self, found: Denoiser | None) -> float:
@@ -98,10 +101,10 @@ def jobs(text: str) -> list[Job]:
 
 def measured(folder: Path, job: Job) -> tuple[float, str] | None:
     """Return the mean seconds of earlier jobs of the same rule, model and number of steps, and the word for it."""
-    place = folder / "benchmarks" / job.rule
-    files = list((place / job.model if (place / job.model).is_dir() else place).rglob("*.tsv"))
-    files += list(place.glob(f"{job.model}.tsv"))
-    alike = [file for file in files if not job.steps or f"/n{job.steps}" in str(file)]
+    place = folder / "benchmarks" / (job.stage or job.rule)
+    files = [*(place / job.model).rglob("*.tsv"), place / f"{job.model}.tsv", place.with_suffix(".tsv")]
+    files = [file for file in files if file.is_file()]
+    alike = [file for file in files if not job.steps or {f"n{job.steps}", f"n{job.steps}.tsv"} & set(file.parts)]
     rows = (csv.DictReader(file.read_text(encoding="utf-8").splitlines(), delimiter="\t") for file in alike)
     seconds = [float(row["s"]) for table in rows for row in table]
     return (statistics.fmean(seconds), "benchmarks") if seconds else None
@@ -155,7 +158,7 @@ class Plan:
 
 
 def _line(rule: str, model: str, line: dict, how: str) -> str:
-    more = {0: "", line["jobs"]: "?"}.get(line["unknown"], ">")  # what is not known is not in the sum
+    more = "" if not line["unknown"] else "?" if line["unknown"] == line["jobs"] else ">"  # a sum of what is known
     hours, gpu = (more if more == "?" else f"{more}{line[name] / 3600:.2f}" for name in ("seconds", "gpu"))
     return f"{rule:22}{model:22}{line['jobs']:>7}{hours:>9}{gpu:>11}{line['disk'] / 1e9:>11.2f}  {how}".rstrip()
 
@@ -186,8 +189,8 @@ def main(argv: list[str] | None = None) -> None:
     known, words = parser.parse_known_args(argv)
     any_encoding()
     try:
-        if known.teraflops <= 0:
-            raise UserError(f"--teraflops: {known.teraflops:g} must be above 0")
+        if not 0 < known.teraflops < math.inf:
+            raise UserError(f"--teraflops: {known.teraflops:g} must be a number above 0")
         print(*plan(known.target, words, Path(known.results), known.teraflops), sep="\n")
     except UserError as error:
         print(f"agd.plan: error: {error}", file=sys.stderr)

@@ -144,12 +144,12 @@ def sample_shard(study: Trajectories, indices: list[int], bar, **more) -> trajec
     )
 
 
-def images_of(files, settings: Settings, subjects: list) -> LabelledImages | None:
+def images_of(files, settings: Settings, subjects: list, model_class) -> LabelledImages | None:
     """Return the real images of the command line. Raises UserError if these trajectories take none."""
     given = getattr(files, "images", None)
     if given and settings.source == "guided":
         raise UserError("--images: guided trajectories begin with noise; leave it out, or set --source diffusion")
-    return LabelledImages(given, subjects) if given else None
+    return LabelledImages(given, subjects, model_class.classes(files.base_model)) if given else None
 
 
 def run(files, settings: Settings, model_class) -> None:
@@ -165,7 +165,7 @@ def run(files, settings: Settings, model_class) -> None:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
-    images = images_of(files, settings, subjects)
+    images = images_of(files, settings, subjects, model_class)
     opened = (files.base_model, model_class, settings, devices.dtype(settings.dtype), device)
     parts = {"conditions": True, "images": images is not None}
     model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, **parts)

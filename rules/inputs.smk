@@ -5,7 +5,6 @@ from agd.artifacts import downloads, user_files
 from agd.diffusion import base_models
 from agd.digits.files import BASE_FILES, DATA_FILES
 
-TRAINED_BASE = "results/{model}/base"
 TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
 ADDRESSES = {downloads.file_name(url): url for url in downloads.KNOWN}
 
@@ -24,7 +23,7 @@ def continued_base(wildcards):
     """Return the files of the base that a base's training starts from, if it does."""
     folder = configuration.settings(config, wildcards.model, "train_base")["continues"]
     files = expand(f"{folder}/{{file}}", file=BASE_FILES[architecture(wildcards.model)]) if folder else []
-    made = [TRAINED_BASE.format(model=model) for model in TRAINED_MODELS if model != wildcards.model]
+    made = [results.TRAINED_BASE.format(model=model) for model in TRAINED_MODELS if model != wildcards.model]
     missing = [file for file in files if folder not in made and not Path(file).is_file()]
     if missing:
         stop(f"models.{wildcards.model}.train_base.continues: {missing[0]} is not there; give a base trained here")
@@ -39,7 +38,7 @@ def base(wildcards):
 def base_files(wildcards):
     """Return the files of a base model: trained here, or in a user's folder. A model on the hub has none."""
     key, name = f"models.{wildcards.model}.base_model", base(wildcards)
-    if name == TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
+    if name == results.TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
         return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(wildcards.model)])
     folder = base_models.locate(name, key, download=False)
     return user_files.check_dates(key, base_models.files(folder)) if Path(name).is_dir() else []
@@ -84,7 +83,13 @@ def noises_images(wildcards):
 
 
 def images_to_noise(wildcards):
-    return reference_file(wildcards) if noises_images(wildcards) else []
+    if not noises_images(wildcards):
+        return []
+    if str(reference(wildcards)).endswith(".npz"):
+        stop(
+            f"models.{wildcards.model}.reference: statistics hold no images to add noise to (source: diffusion); give images"
+        )
+    return reference_file(wildcards)
 
 
 def images_option(wildcards):

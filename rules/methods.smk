@@ -23,6 +23,8 @@ def guidance(stage):
     """A param: options for a method's guidance. Settings that only `cfg` uses are given only to `cfg` and its kind."""
 
     def options(wildcards):
+        if wildcards.method == "none" and stage == "measure_fidelity":
+            stop("fidelity/none.json: without guidance all of it is unexplained; ask for another method")
         if wildcards.method == "none":
             return "--guidance none"
         if wildcards.method in adapters(wildcards.model):

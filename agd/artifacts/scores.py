@@ -56,6 +56,7 @@ class Scores:
     def __init__(self, complete: dict, results: str | Path):
         self.complete, self.results, self.table = complete, Path(results), OneTable()
         self.measures = tables.measures(complete)
+        self.sources = list(dict.fromkeys(COLUMNS[name].source for name in self.measures))
         self.shared: dict[str, dict] = {}  # model -> number of samples, extractor and reference
 
     def read(self, run: Run, seed: int) -> tuple[dict, dict]:
@@ -64,12 +65,15 @@ class Scores:
         Raises UserError, naming the file, if a file is missing, bad, of another run than its path says, or not comparable.
         """
         values, by_timestep = dict.fromkeys(self.measures), {}
-        for source in dict.fromkeys(COLUMNS[name].source for name in self.measures):
+        for source in self.sources:
             place = tables.path(self.complete, run, seed, source)
             if place is None:
                 continue
             path = self.results / place
-            found = getattr(self, f"_{source}")(path, run, seed)
+            try:
+                found = getattr(self, f"_{source}")(path, run, seed)
+            except KeyError as error:
+                raise UserError(f"{path}: says nothing of {error.args[0]}; delete it and run again") from None
             values |= {name: found.get(name) for name in self.measures if COLUMNS[name].source == source}
             if source == "fidelity":
                 by_timestep = {name: found[name] for name in found if name.startswith("at_")}
@@ -119,7 +123,13 @@ class Scores:
         record = _read(path, "size", "an adapter's config.json")
         self._add_adapter(path, run, seed, record["provenance"])
         self.table.add(path, record["provenance"])
-        return {**record["size"], "unexplained_held_out": record.get("fidelity", {}).get("unexplained")}
+        here = (
+            self.complete["adapters"][run.model][run.method].split("/")[0] == run.model
+        )  # or held out on another base
+        return {
+            **record["size"],
+            "unexplained_held_out": record.get("fidelity", {}).get("unexplained") if here else None,
+        }
 
     def _cost(self, path: Path, run: Run, seed: int) -> dict:
         record = _read(path, "seconds_per_step", "what train says of its cost")
@@ -140,6 +150,8 @@ class Scores:
             said = f"{made['guidance']} and of seed {made['seed']}"
             raise UserError(f"{path}: is of {said}, unlike its path; delete it and run again")
         self._check_guidance(path, run, made["settings"])
+        self.table.agree(path, run.model, "the base model", made["base"]["fingerprint"])
+        self.table.agree(path, run.model, "num_trajectories", record["num_trajectories"])
         self._add_adapter(path, run, seed, made["adapter"] or None)
         self.table.add(path, made)
         far = {f"divergence_{what}": value for what, value in at["divergence"].items()}
@@ -166,17 +178,19 @@ def read_elsewhere(path: str | Path) -> list[dict]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
-            lines, names = list(table), table.fieldnames or []
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path (elsewhere)") from None
+            lines, names = [(table.line_num, line) for line in table], table.fieldnames or []
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such file; give a CSV file (elsewhere)") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path}: not a CSV file in UTF-8; save it as one") from None
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path}: has two columns {repeated[0]}; leave one out")
     for name in [*names, *_NAMES]:
         if name not in (*_NAMES, *COLUMNS):
             raise UserError(f"{path}: column {name!r} is unknown; choose from {', '.join((*_NAMES, *COLUMNS))}")
         if name not in names:
             raise UserError(f"{path}: has no column {name}; add it (its values may be empty)")
-    return [_row_from_elsewhere(path, number, line) for number, line in enumerate(lines, 2)]
+    return [_row_from_elsewhere(path, number, line) for number, line in lines]
 
 
 def _row_from_elsewhere(path, number: int, line: dict) -> dict:

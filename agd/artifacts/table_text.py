@@ -13,6 +13,7 @@ from agd.settings.columns import COLUMNS, Column
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"[": "{[}", "]": "{]}", "*": "{*}"},  # after a line's end they would be arguments of it
     **{"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---"},
 }
 _ARROWS = {"less": " ↓", "more": " ↑", "": ""}
@@ -125,8 +126,15 @@ def escape_tex(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, in a cell."""
-    return re.sub(r"([\\|*_`<\[])", r"\\\1", text)
+    """Return text that Markdown shows as it is, within a line."""
+    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def paragraph(text: str) -> str:
+    """Return text that Markdown shows as a paragraph, however it begins."""
+    return re.sub(
+        r"^(\d+)([.)])|^([#>+-])", lambda begin: f"{begin[1] or ''}\\{begin[2] or begin[3]}", escape_markdown(text)
+    )
 
 
 def markdown(record: dict) -> str:
@@ -136,9 +144,7 @@ def markdown(record: dict) -> str:
     lines[1] += ["---:"] * len(record["definition"]["columns"])
     lines += cells(record, escape_markdown, lambda text: f"**{text}**")
     below = [caption(record), *([record["definition"]["note"]] if "note" in record["definition"] else [])]
-    return (
-        "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "\n\n".join(map(escape_markdown, below))]) + "\n"
-    )
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", "\n\n".join(map(paragraph, below))]) + "\n"
 
 
 def latex(record: dict) -> str:

@@ -51,13 +51,15 @@ def predictor(model, conditions: dict[str, torch.Tensor], settings, guidance: st
     """Return a function (input (B, C, H, W), timestep) -> output of its shape, to be called once per step, in order.
 
     guidance: `cfg` (two passes at the guided steps, one at the others), or another method of one pass: `none`, `adapter`.
-    settings: of the stage: guided_channels, and guided_sigmas, guided_share, num_inference_steps for `cfg`.
+    settings: of the stage: guided_channels, and guided_sigmas, guided_share, scheduler, num_inference_steps for `cfg`.
     """
     if guidance != "cfg":
         return lambda x_BCHW, t: model.call(x_BCHW, t, conditions)
     guided_of, cache = two_passes(model, conditions, settings, w), model.attention_cache(settings)
     low, high = guided_sigmas(settings.guided_sigmas)
-    last, done = round(settings.guided_share * settings.num_inference_steps), 0
+    scheduler = schedulers.scheduler(model.scheduler, settings.scheduler)
+    scheduler.set_timesteps(settings.num_inference_steps)
+    last, done = int(settings.guided_share * len(scheduler.timesteps) + 0.5), 0  # PNDM makes more passes than steps
 
     def predict(x_BCHW: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         nonlocal done

@@ -35,6 +35,10 @@ class Model(Protocol):
         Raises UserError if the settings don't fit this model, or a file named on the command line can't be read.
         """
 
+    @staticmethod
+    def classes(name: str) -> int:
+        """Return how many classes a model has, if it is of a family of classes. Loads no weights."""
+
     def follow(self, files) -> dict:
         """Load other guides of the images that the command line names. Returns their identities for provenance."""
 

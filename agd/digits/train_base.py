@@ -112,7 +112,11 @@ def train_denoiser(model: nn.Module, z: torch.Tensor, settings: Settings) -> nn.
 
 def open_base(folder: str) -> DiffusionPipeline:
     """Open a base trained here. Raises UserError if it is not there, or damaged."""
-    check_folder(locate(folder, "continues"))
+    if not (locate(folder, "continues") / RECORD).is_file():
+        raise UserError(
+            f"continues: {folder} was not trained here (it has no {RECORD}); give a base that train_base made"
+        )
+    check_folder(folder)
     return open_safely(DiffusionPipeline, Path(folder))
 
 

@@ -72,6 +72,11 @@ class DiT:
         schedulers.check(folder, settings.scheduler, settings.num_inference_steps, name)
         return settings, labels
 
+    @staticmethod
+    def classes(name: str) -> int:
+        """Return how many classes a model has. Reads no weights."""
+        return _config(base_models.locate(name))["num_embeds_ada_norm"]
+
     def follow(self, files) -> dict:
         """Return no identities: a DiT has no guides other than the class."""
         return {}

@@ -113,6 +113,11 @@ class StableDiffusion:
             settings = dataclasses.replace(settings, num_samples=len(found))
         return settings, found
 
+    @staticmethod
+    def classes(name: str) -> int:
+        """Return 0: prompts are no classes."""
+        return 0
+
     def follow(self, files) -> dict[str, str]:
         """Load the IP-Adapter and ControlNet of the command line, with their pictures. Returns their identities."""
         if files.ip_adapter:

@@ -9,7 +9,7 @@ import yaml
 
 from agd.runtime.errors import UserError
 from agd.settings.adapter_choices import check_adapter, check_gain
-from agd.settings.results import GUIDED, half, scale_name
+from agd.settings.results import GUIDED, TRAINED_BASE, half, scale_name
 from agd.settings.schema import ADAPTER_KEYS, ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
 from agd.settings.validation import allowed, check_against, key_of
 
@@ -59,6 +59,7 @@ def check(config: dict) -> None:
         for stage in [*needed, *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
         _check_variants(config, model)
+        _check_continues(config, model)
 
 
 def _check_variants(config: dict, model: str) -> None:
@@ -86,6 +87,22 @@ def _check_variants(config: dict, model: str) -> None:
         check_gain(settings(config, model, "train", name)["gain"], highest, f"{where}.gain")
 
 
+def _check_continues(config: dict, model: str) -> None:
+    """Raise UserError if a base goes on from one of another architecture, or, by way of others, from itself."""
+    trained = {
+        TRAINED_BASE.format(model=name): name for name, section in config["models"].items() if "train_base" in section
+    }
+    where, before, seen = f"models.{model}.train_base.continues", model, []
+    while before in trained.values() and before not in seen:
+        seen.append(before)
+        chosen = settings(config, before, "train_base")
+        if chosen["architecture"] != settings(config, model, "train_base")["architecture"]:
+            raise UserError(f"{where}: {before} is of another architecture; give one of the same")
+        before = trained.get(chosen["continues"])
+    if before in seen:
+        raise UserError(f"{where}: goes on from {model} itself, by way of others or not; begin one of them anew")
+
+
 def _check_trained_as(config: dict, name: str, adapter: dict, where: str) -> None:
     """Raise UserError unless `trained_as` names an adapter that is trained for another model of the configuration."""
     model, _, other = adapter["trained_as"].partition("/")
@@ -93,6 +110,10 @@ def _check_trained_as(config: dict, name: str, adapter: dict, where: str) -> Non
     if other not in there or "trained_as" in there[other]:
         raise UserError(
             f"{where}.trained_as: {adapter['trained_as']} is no adapter that is trained; give MODEL/ADAPTER"
+        )
+    if config["models"][model]["family"] != config["models"][where.split(".")[1]]["family"]:
+        raise UserError(
+            f"{where}.trained_as: {model} is of another family; give an adapter of a model of the same shape"
         )
     if len(adapter) > 1:
         raise UserError(f"{where}: trained as {adapter['trained_as']}; leave its other settings out")

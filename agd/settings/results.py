@@ -1,6 +1,7 @@
 """Names and paths in results/ that rules and tools share."""
 
 GUIDED = "guided"  # {source} in the paths of trajectories that adapters learn from
+TRAINED_BASE = "results/{model}/base"
 BUILT_IN = ("none", "cfg")  # {method} in paths, beside the configuration's adapters and methods
 HALF = "cfg-half"  # in fid.json: cfg with half the steps, as many evaluations as an adapter with all of them
 

@@ -36,9 +36,12 @@ def schema() -> dict:
             for name, spec in settings.items():
                 there = definitions[stage]["properties"].setdefault(name, {**spec, "families": []})
                 there["families"].append(family)
+    # Settings that cfg has in both stages. Others of its settings also say what measure_fidelity compares with.
+    stages = [definitions[stage]["properties"].items() for stage in ("sample", "measure_fidelity")]
+    partial = set.intersection(*({k for k, v in own if v.get("only_for") == "cfg"} for own in stages))
     for section, stage in (("adapter", "train"), ("method", "sample")):
         known = definitions[stage]["properties"]
-        overridden = {k: v for k, v in known.items() if section == "adapter" or v.get("only_for") == "cfg"}
+        overridden = {k: v for k, v in known.items() if section == "adapter" or k in partial}
         definitions[section]["properties"] = definitions[section].get("properties", {}) | overridden
     return joined
 

@@ -44,6 +44,7 @@ def check(config: dict) -> None:
             _check_items(config, given["runs"], where)
             complete = definition(config, study, name)
             _check_runs(runs(complete), where)
+            _check_steps(complete, where)
             _check_shown(given, runs(complete), where)
             _check_scales(config, complete, where)
 
@@ -70,6 +71,15 @@ def _check_runs(listed: list[Run], where: str) -> None:
             said = f"{run.method} of {run.model} at w = {run.scale} in {run.steps} steps"
             raise UserError(f"{where}.runs: {said} is there twice; name it in one item, with all of its seeds")
         seen.add(run)
+
+
+def _check_steps(complete: dict, where: str) -> None:
+    """Raise UserError if a table of fidelity and costs alone, which have no number of steps, asks for several."""
+    if any(COLUMNS[name].source == "metrics" for name in measures(complete)):
+        return
+    for number, item in enumerate(complete["runs"]):
+        if len(item["steps"]) > 1:
+            raise UserError(f"{where}.runs.{number}.steps: no column of this table depends on them; leave them out")
 
 
 def _check_shown(given: dict, listed: list[Run], where: str) -> None:

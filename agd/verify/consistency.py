@@ -10,6 +10,7 @@ from agd.adapters import saving
 from agd.artifacts import trajectories
 from agd.artifacts.files import sha256
 from agd.artifacts.provenance import digest
+from agd.artifacts.scores import Scores
 from agd.artifacts.sealed_json import RECORD
 from agd.artifacts.zips import seal_of
 from agd.runtime.errors import UserError
@@ -123,16 +124,16 @@ def _check_metrics(path: Path, found: Found) -> None:
 def _check_table(path: Path, found: Found) -> None:
     record, results_folder = found[path], path.parents[2]
     ours = [row for row in record["rows"] if not row["elsewhere"]]
+    scores = Scores(record["definition"], results_folder)
     for run, row in zip(tables.runs(record["definition"]), ours, strict=True):
         for seed in run.seeds:
-            metrics = found.get(results_folder / tables.path(record["definition"], run, seed, "metrics"), {})
+            files = {tables.path(record["definition"], run, seed, source) for source in scores.sources}
+            if any(results_folder / file not in found for file in files if file):
+                continue  # bad files are reported elsewhere; missing ones may be deleted on purpose
             shown = {name: value["per_seed"][str(seed)] for name, value in row["values"].items()}
-            same = all(metrics[name] == value for name, value in shown.items() if name in metrics)
-            want(
-                same,
-                path,
-                f"holds other figures than the metrics of {run.method} at w{run.scale}/n{run.steps}, seed {seed}",
-            )
+            same = shown == scores.read(run, seed)[0]
+            said = f"holds other figures than the scores of {run.method} at w{run.scale}/n{run.steps}, seed {seed}"
+            want(same, path, said)
 
 
 def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:

@@ -35,11 +35,11 @@ def model(base) -> DiT:
 def test_inputs_are_noised_images_and_targets_guided_outputs(base, digits, tmp_path):
     # The tiny base takes RGB pictures; its autoencoder sees the grey digits in three equal channels.
     shard, dit = made(base, tmp_path, "--images", digits), model(base)
-    assert shard.provenance["noised"] == LabelledImages(digits, [3, 7]).identity
+    assert shard.provenance["noised"] == LabelledImages(digits, [3, 7], 10).identity
     assert set(shard.conditions["class_label"].tolist()) == {3, 7}
     draw = generators(0, "trajectory", [2])
     w = (1 + 2 * torch.rand((), generator=draw[0])).item()
-    pictures, labels = LabelledImages(digits, [3, 7]).drawn(draw)
+    pictures, labels = LabelledImages(digits, [3, 7], 10).drawn(draw)
     assert shard.guidance_scale[2] == pytest.approx(w)
     assert shard.conditions["class_label"][2] == labels[0]
     x_0 = dit.encode(pictures)
@@ -69,17 +69,47 @@ def test_adapters_train_on_them(base, digits, tmp_path):
     assert (tmp_path / "R" / "cost.json").is_file()
 
 
-def test_classes_are_read_from_folders_or_names(tmp_path):
-    for name in ("cat/1.png", "dog/a/2.png", "dog/3.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (9, 7), 100).save(tmp_path / name)
-    assert LabelledImages(tmp_path, [0, 1]).labels == {"cat/1.png": 0, "dog/3.png": 1, "dog/a/2.png": 1}
-    assert LabelledImages(tmp_path, [1]).names == ["dog/3.png", "dog/a/2.png"]
-    with pytest.raises(UserError, match=r"shows none of the classes asked for \(class_labels\)"):
-        LabelledImages(tmp_path, [2])
-    Image.new("L", (9, 7)).save(tmp_path / "odd.png")
-    with pytest.raises(UserError, match=r"odd\.png says no class; give a folder for each class"):
-        LabelledImages(tmp_path, [0])
+def pictures(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 7), 100).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("cat/1.png", "dog/2.png", "dog/3-9.jpg"), {"cat/1.png": 0, "dog/2.png": 1, "dog/3-9.jpg": 1}),
+        (("all/cat/1.png", "all/dog/2.png"), {"all/cat/1.png": 0, "all/dog/2.png": 1}),
+        (("3/a.png", "10/b.png"), {"3/a.png": 3, "10/b.png": 10}),
+        (("all/x-3.png", "all/y-1.png"), {"all/x-3.png": 3, "all/y-1.png": 1}),
+        (("x-3.png", "more/y-1.png", "__MACOSX/x-3.png", ".hidden/q.png"), {"x-3.png": 3, "more/y-1.png": 1}),
+    ],
+    ids=["folders", "folders in a folder", "numbers", "names in a folder", "names"],
+)
+def test_classes_are_read_from_names_or_folders(tmp_path, names, labels):
+    assert LabelledImages(pictures(tmp_path, *names), range(11), 2).labels == labels
+
+
+@pytest.mark.parametrize(
+    ("names", "total", "said"),
+    [
+        (("train/cat/1.png", "val/cat/2.png"), 2, "says no class; give a folder for each class and nothing else"),
+        (("cat/1.png", "odd.png"), 1, "odd.png says no class"),
+        (("cat/1.png", "dog/2.png"), 1000, "has 2 folders, and the model 1000 classes; give a folder for each class"),
+        (("x-3.png",), 10, "shows none of the classes asked for"),
+    ],
+)
+def test_images_without_clear_classes_are_refused(tmp_path, names, total, said):
+    with pytest.raises(UserError, match=said):
+        LabelledImages(pictures(tmp_path, *names), [0, 1], total)
+
+
+def test_the_identity_is_that_of_the_contents(digits, tmp_path):
+    folder = pictures(tmp_path, "a-0.png", "b-1.png")
+    before = LabelledImages(folder, [0, 1], 10).identity
+    Image.new("RGB", (50, 40)).save(folder / "b-1.png")
+    assert LabelledImages(folder, [0, 1], 10).identity != before
 
 
 def test_pictures_are_cropped_to_the_models_size():

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import command, random_text_to_image, settings_of
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.callbacks import SDCFGCutoffCallback
 
 from agd import sample
@@ -147,6 +153,16 @@ def test_noise_level_and_noised_latents_are_the_schedulers_own(kind):
         if kind is EulerDiscreteScheduler:
             theirs = theirs / (at**2 + 1) ** 0.5  # as scale_model_input does
         assert torch.allclose(schedulers.noised(scheduler, clean, fresh, t), theirs, atol=2e-3)
+
+
+def test_a_scheduler_with_more_passes_than_steps_is_guided_to_its_end(folder, tmp_path):
+    """PNDM, the stock scheduler of Stable Diffusion 1, makes one pass more."""
+    pipe = random_text_to_image(prediction="epsilon")
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    pipe.save_pretrained(tmp_path / "pndm")
+    opened = StableDiffusion(str(tmp_path / "pndm"), torch.float32, torch.device("cpu"), conditions=True, images=True)
+    assert sampled(opened, folder)[1] == 2 * (STEPS + 1)
+    assert sampled(opened, folder, guided_share=0.5)[1] == STEPS + 1 + 5  # half of nine, rounded up
 
 
 def test_an_interval_is_written_from_low_to_high():

@@ -86,7 +86,8 @@ def fidelity_of(run, seed: int) -> dict:
     adapter = adapter_of(run, seed)["provenance"]
     return {
         "by_guidance_scale": {"1.5": at},
-        "provenance": made("measure_fidelity", 2, seed=seed, adapter=adapter, guidance="adapter"),
+        "num_trajectories": 10,
+        "provenance": made("measure_fidelity", 2, seed=seed, adapter=adapter, guidance="adapter", base=BASE),
     }
 
 
@@ -257,7 +258,7 @@ def test_bad_values_from_elsewhere_are_named(tmp_path, text, said):
     file.write_text(text)
     with pytest.raises(UserError, match=re.escape(f"{file}: {said}")):
         read_elsewhere(file)
-    with pytest.raises(UserError, match="no such file; check the path"):
+    with pytest.raises(UserError, match="no such file; give a CSV file"):
         read_elsewhere(tmp_path / "nothing.csv")
 
 
@@ -366,7 +367,7 @@ def test_a_broken_or_missing_file_is_named(written, capsys):
         ({"runs": [{"model": "dit", "methods": ["cfg"], "overrides": 1}]}, "runs.0.overrides: unknown key; allowed are guidance_scales"),
         ({"runs": MAIN["runs"] * 2}, "runs: none of digits-dit at w = 1 in 4 steps is there twice"),
         ({"runs": [MAIN["runs"][0] | {"guidance_scales": [0.5]}]}, "runs.0.guidance_scales.0: 0.5 is not allowed; must be number, at least 1"),
-        ({"runs": [MAIN["runs"][0] | {"guidance_scales": [float("inf")]}]}, "runs.0.guidance_scales: inf is no guidance scale"),
+        ({"runs": [MAIN["runs"][0] | {"guidance_scales": [float("inf")]}]}, "runs.0.guidance_scales.0: inf is not allowed"),
         ({"runs": [MAIN["runs"][0] | {"guidance_scales": [1.7]}]}, "runs: unexplained of digits-dit is not measured at w = 1.7, but at 1.25, 1.5, 2, 3, 4;"),
         ({"columns": ["fdi"]}, "columns.0: 'fdi' is not allowed; must be string, must be one of fid, kid"),
         ({"columns": ["fid"]}, "figure.y: recall is not among the columns; add it there"),
@@ -447,6 +448,44 @@ def test_the_page_says_what_the_numbers_say(written):
     assert "than cfg in 2 of 2 comparisons (larger in 0)" in sentence(record)
     del record["definition"]["compare"]
     assert sentence(record) == ""
+
+
+def test_texts_are_shown_as_they_are():
+    assert table_text.paragraph("# 5 | a_b [x]\ny") == "\\# 5 \\| a\\_b \\[x\\] y"
+    assert table_text.paragraph("1. Foo") == "1\\. Foo"
+    assert table_text.escape_tex("[1] 5 %*") == "{[}1{]} 5 \\%{*}"
+
+
+def test_steps_without_a_column_of_theirs_are_refused():
+    wanted = {"columns": ["unexplained"], "figure": {"x": "w", "y": ["unexplained"]}}
+    changes = {**wanted, "compare": {"measure": "unexplained", "of": "agd", "at": "w"}}
+    with pytest.raises(
+        UserError, match=r"main\.runs\.0\.steps: no column of this table depends on them; leave them out"
+    ):
+        complete(**changes)
+
+
+def test_what_was_not_measured_is_not_compared(written):
+    record = tabulate(written, complete())
+    record["definition"]["compare"] = {"measure": "unexplained", "of": "agd", "at": "w"}
+    assert sentence(record).startswith("No other method has runs")
+
+
+def test_a_scale_of_its_own_is_for_methods_of_one_scale(written):
+    record = tabulate(written, complete())
+    for row in record["rows"]:
+        row["w"] = 2 if row["method"] == "cfg" else row["w"]
+    assert "than cfg in 1 of 1" in sentence(record)
+    again = {**record["rows"][-1], "w": 4.0}
+    record["rows"].append(again)
+    assert "than cfg" not in sentence(record)
+
+
+def test_a_figure_of_nothing_is_refused(written, capsys):
+    tabulate(written, complete(columns=["fid", "clip_score"], figure={"x": "nfe", "y": ["clip_score"]}))
+    with pytest.raises(SystemExit):
+        command("draw_runs", "--table", written / "tables/small/main.json", "--output-dir", written, family=None)
+    assert "tables.small/main.figure: no run of digits-dit has both nfe and clip_score" in capsys.readouterr().err
 
 
 def test_every_measure_has_a_place_and_a_form():

@@ -30,8 +30,18 @@ def job(command: str, **fields) -> plan.Job:
         ("sample_trajectories --source diffusion --count 10 --num-inference-steps 8", 240),
         ("train --steps 5 --batch-size 4 --no-gradient-checkpointing", 60),
         ("train --steps 5 --batch-size 4 --gradient-checkpointing", 80),
-        ("measure_fidelity --guidance-scales 1.5,2 --num-trajectories 3 --num-inference-steps 4", 108),
-        ("measure_fidelity --guidance-scales auto --num-trajectories 3 --num-inference-steps 4", 252),
+        (
+            "measure_fidelity --guidance adapter --guidance-scales 1.5,2 --num-trajectories 3 --num-inference-steps 4",
+            108,
+        ),
+        (
+            "measure_fidelity --guidance adapter --guidance-scales auto --num-trajectories 3 --num-inference-steps 4",
+            252,
+        ),
+        (
+            "measure_fidelity --guidance cfg --guided-share 0.5 --guidance-scales 2 --num-trajectories 3 --num-inference-steps 4",
+            72,
+        ),
         ("calculate_metrics --device cpu", 0),
     ],
 )
@@ -94,7 +104,8 @@ def test_the_plan_of_a_study(finished, capsys, monkeypatch):
     ("words", "line"),
     [
         (["results/nowhere/x"], "Snakemake can't plan it"),
-        (["results/tiny/fid.json", "--teraflops", "0"], "must be above 0"),
+        (["results/tiny/fid.json", "--teraflops", "0"], "must be a number above 0"),
+        (["results/tiny/fid.json", "--teraflops", "nan"], "must be a number above 0"),
     ],
 )
 def test_a_mistake_is_one_line(words, line, tmp_path, monkeypatch, capsys):
