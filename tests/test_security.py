@@ -473,7 +473,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --output) mkdir -p "$(dirname "$2")"; touch "$2";;
     --output-dir|--dir) mkdir -p "$2"; for name in trajectories.txt samples.txt provenance.json adapter.safetensors \\
-      config.json training.csv 000000.zip 000000.json 000000.zarr.zip fid.json fid.txt samples.png training.png fidelity.png; do
+      config.json training.csv cost.json 000000.zip 000000.json 000000.zarr.zip fid.json fid.txt samples.png training.png fidelity.png; do
       [ -e "$2/$name" ] || touch "$2/$name"; done;;
   esac
   shift

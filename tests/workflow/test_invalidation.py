@@ -248,7 +248,7 @@ ABOVE = {
     "above.seeds": (another_seed, ANOTHER_SEED),
     "above.compared_adapter": (another_compared, compared("tiny") | compared("text")),
     "above.curve_evaluations": (another_curve, set()),
-    "above.tables": (another_table, set()),  # fid.json doesn't need tables; test_tables.py has theirs
+    "above.tables": (another_table, set()),  # fid.json doesn't need tables; test_table_study.py has theirs
     "above.defaults": (a_setting_moved_to_the_defaults, set()),
     "above.models": (another_model, set()),
 }
@@ -266,7 +266,7 @@ STAGE_VERSIONS = {
     "draw_curve": set(),
     **{
         stage: set() for stage in ("tabulate_runs", "draw_runs", "draw_grid", "index_tables")
-    },  # test_tables.py has theirs
+    },  # test_table_study.py has theirs
     "calculate_metrics": metrics("tiny") | metrics("text"),
     "tabulate": tabulated("tiny") | tabulated("text"),
 }
