@@ -151,14 +151,14 @@ def test_a_mistake_in_a_table_ends_before_any_job(finished, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_other_figures_than_the_metrics_are_seen(tabulated):
+def test_other_figures_than_the_scores_are_seen(tabulated):
     file = tabulated / "results/tables/small/main.json"
     whole, record = file.read_bytes(), read_sealed(file)
     record["rows"][2]["values"]["fid"]["per_seed"]["0"] += 1
     write_sealed(file, record)
     lines = verify.bad(tabulated / "results")[1]
     file.write_bytes(whole)
-    assert "holds other figures than the metrics of agd at w1.5/n3, seed 0" in lines[str(file)]
+    assert "holds other figures than the scores of agd at w1.5/n3, seed 0" in lines[str(file)]
     assert verify.bad(tabulated / "results")[1] == {}
 
 
