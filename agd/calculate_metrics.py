@@ -13,7 +13,6 @@ from agd.artifacts.provenance import model_fingerprint, provenance
 from agd.artifacts.sealed_json import check_files, read_sealed, write_sealed
 from agd.measures import extractors, references
 from agd.measures.clip import clip_score
-from agd.measures.distances import inception_score
 from agd.runtime import devices
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
@@ -152,12 +151,7 @@ def run(files, settings: Settings) -> None:
     chosen = configuration.recorded(STAGE, settings)
     measured_by = scored_by | ({"reference": sha256(files.ref)} if Path(files.ref).suffix == ".npz" else {})
     record = {
-        **references.compare(vectors, reference, settings.neighbours),
-        **(
-            {}
-            if extract.class_weights is None
-            else {"inception_score": inception_score(vectors, extract.class_weights)}
-        ),
+        **references.compare(vectors, reference, settings.neighbours, extract.class_weights),
         **score,
         **cost,
         "num_samples": len(vectors),

@@ -119,7 +119,7 @@ MISTAKES = {
         ("encoder of another kind", f"{TRAIN} BAD/none --encoder per_layer", "encoder: per_layer is for the kinds cross_attention and offset without embedding; choose shared"),
         ("unknown kind", f"{TRAIN} BAD/none --kind adapter", "kind: 'adapter' is not allowed; must be one of cross_attention, offset"),
         ("unknown device", f"{TRAIN} BAD/none --device gpu", "device: 'gpu' is not allowed"),
-        ("unknown model", f"{TRAIN} BAD/none --model sd3", "--model: 'sd3' is unknown; choose one of digits-dit-slanted, digits-dit, dit"),
+        ("unknown model", f"{TRAIN} BAD/none --model sd3", "--model: 'sd3' is unknown; choose one of digits-dit, digits-dit-slanted, dit"),
         ("negative seed", f"{TRAIN} BAD/none --seed -1", "--seed: -1 must be 0 or more"),
         ("folder in a file", "agd.dit.train --dir BAD/text/R --data-path BAD/empty", "BAD/text/R: can't write here"),
         ("file for a folder", "agd.dit.train --dir BAD/text --data-path BAD/empty", "BAD/text: can't write here (File exists); choose a folder"),

@@ -26,18 +26,18 @@ class Anatomy:
     widths: denoiser -> {"timestep": width, "class" or "prompt": width} of the embeddings that `embed` returns. Also
         "summary" if the base adds one of the prompt to the timestep's embedding; adapters with an embedding read it.
     embed: (denoiser, arguments of the pass by name, output of the entry) -> {name: (B, m, width)}.
+    example: denoiser -> the arguments of a pass of one sample, on the default device; to count its operations.
     embeddings: denoiser -> {name: module}, whose output (B, width of the timestep's embedding) tells blocks the timestep.
     norms: denoiser -> {name: GroupNorm}, the last normalization if it doesn't read these embeddings.
-    example: denoiser -> the arguments of a pass of one sample, on the default device; to count its operations.
     """
 
     entry: str
     attentions: Callable[[nn.Module], dict[str, nn.Module]]
     widths: Callable[[nn.Module], dict[str, int]]
     embed: Callable[[nn.Module, dict, torch.Tensor], dict[str, torch.Tensor]]
+    example: Callable[[nn.Module], dict]
     embeddings: Callable[[nn.Module], dict[str, nn.Module]] = lambda denoiser: {}
     norms: Callable[[nn.Module], dict[str, nn.GroupNorm]] = lambda denoiser: {}
-    example: Callable[[nn.Module], dict] | None = None
 
 
 def linears(denoiser: nn.Module) -> dict[str, nn.Linear]:

@@ -44,17 +44,19 @@ REFUSED = {
     **dict.fromkeys(
         ("AltDiffusionPipeline", "AltDiffusionImg2ImgPipeline", "StableDiffusionModelEditingPipeline"), _OLD
     ),
-    **dict.fromkeys(("StableDiffusionParadigmsPipeline", "LDMTextToImagePipeline"), _OLD),
-    **dict.fromkeys(("StableDiffusionLDM3DPipeline", "StableDiffusionPanoramaPipeline"), _UNTRIED),
+    **dict.fromkeys(("StableDiffusionParadigmsPipeline",), _OLD),
+    **dict.fromkeys(
+        ("StableDiffusionLDM3DPipeline", "StableDiffusionPanoramaPipeline", "LDMTextToImagePipeline"), _UNTRIED
+    ),
     **dict.fromkeys((f"StableDiffusionXLControlNetUnion{end}Pipeline" for end in ("", "Img2Img", "Inpaint")), _UNTRIED),
 }
-FAMILIES = {
+REFUSED_BEGINNINGS = {
     "IF": _OWN_UNET,
     "Kandinsky": _PICTURES,
     "AnimateDiff": _VIDEO,
     "AudioLDM": _VIDEO,
     "PIA": _VIDEO,
-}  # by how names begin
+}
 
 
 def why_not(kind: type) -> str | None:
@@ -79,4 +81,4 @@ def _of_diffusers(kind: type) -> bool:
 def _refusal(name: str) -> str:
     if name in REFUSED:
         return REFUSED[name]
-    return next((why for start, why in FAMILIES.items() if name.startswith(start)), _UNTRIED)
+    return next((why for start, why in REFUSED_BEGINNINGS.items() if name.startswith(start)), _UNTRIED)

@@ -41,9 +41,10 @@ class TunedWeights(nn.Module):
 
     def take_out(self) -> None:
         """Give the denoiser its own weights back."""
-        for (module, attribute, _), own in zip(self._places, self._own or [], strict=bool(self._own)):
-            module._parameters[attribute] = own
-        self._own = None
+        if self._own is not None:
+            for (module, attribute, _), own in zip(self._places, self._own, strict=True):
+                module._parameters[attribute] = own
+            self._own = None
 
     def train(self, mode: bool = True) -> "TunedWeights":
         """In training, the copies stay between passes: gradient checkpointing runs blocks again in the backward pass."""

@@ -35,10 +35,6 @@ class Model(Protocol):
         Raises UserError if the settings don't fit this model, or a file named on the command line can't be read.
         """
 
-    @staticmethod
-    def classes(name: str) -> int:
-        """Return how many classes a model has, if it is of a family of classes. Loads no weights."""
-
     def follow(self, files) -> dict:
         """Load other guides of the images that the command line names. Returns their identities for provenance."""
 
@@ -55,9 +51,17 @@ class Model(Protocol):
         """Return a cache with the context managers `recording` and `reusing`, for passes that are guided and later ones
         that are not; or None, if none is asked for."""
 
-    def encode(self, images: list) -> torch.Tensor:
-        """Encode pictures to latents (B, C, h, w) float32, cropped at their centre to the model's size. Needs the
-        autoencoder. Only for families of classes."""
-
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8."""
+
+
+class ClassModel(Model, Protocol):
+    """What families of classes answer beside: their images have labels, and can be noised in place of samples."""
+
+    @staticmethod
+    def classes(name: str) -> int:
+        """Return how many classes a model has. Loads no weights."""
+
+    def encode(self, images: list) -> torch.Tensor:
+        """Encode pictures to latents (B, C, h, w) float32, cropped at their centre to the model's size. Needs the
+        autoencoder."""

@@ -120,14 +120,18 @@ def check_extractor(reference: Reference, path: str, extractor: str, image_size:
         )
 
 
-def compare(features: np.ndarray, reference: Reference, neighbours: int) -> dict[str, float | None]:
-    """Return fid, kid, precision and recall of samples' features (n, D).
+def compare(
+    features: np.ndarray, reference: Reference, neighbours: int, class_weights: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """Return fid, kid, precision and recall of samples' features (n, D); inception_score too, with class_weights (K, D).
 
-    The last three are None if the reference has no features.
+    kid, precision and recall are None if the reference has no features.
     """
-    fid = distances.frechet_distance(*distances.moments(features), reference.mu, reference.sigma)
-    if reference.features is None:
-        return {"fid": fid, "kid": None, "precision": None, "recall": None}
-    precision, recall = distances.precision_recall(reference.features, features, neighbours)
-    kid = distances.kernel_distance(features, reference.features)
-    return {"fid": fid, "kid": kid, "precision": precision, "recall": recall}
+    found = dict.fromkeys(("fid", "kid", "precision", "recall"))
+    found["fid"] = distances.frechet_distance(*distances.moments(features), reference.mu, reference.sigma)
+    if reference.features is not None:
+        found["kid"] = distances.kernel_distance(features, reference.features)
+        found["precision"], found["recall"] = distances.precision_recall(reference.features, features, neighbours)
+    if class_weights is not None:
+        found["inception_score"] = distances.inception_score(features, class_weights)
+    return found

@@ -14,7 +14,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from agd.artifacts import prompts
-from agd.artifacts.labelled_images import pixels
 from agd.artifacts.sealed_json import read_json
 from agd.diffusion import base_models, schedulers
 from agd.runtime.errors import UserError
@@ -113,11 +112,6 @@ class StableDiffusion:
             settings = dataclasses.replace(settings, num_samples=len(found))
         return settings, found
 
-    @staticmethod
-    def classes(name: str) -> int:
-        """Return 0: prompts are no classes."""
-        return 0
-
     def follow(self, files) -> dict[str, str]:
         """Load the IP-Adapter and ControlNet of the command line, with their pictures. Returns their identities."""
         if files.ip_adapter:
@@ -176,28 +170,18 @@ class StableDiffusion:
             return None
         return AttentionCache(list(ANATOMY.attentions(self.denoiser).values()))
 
-    def encode(self, images: list) -> torch.Tensor:
-        """Encode pictures to latents (B, C, h, w) float32, cropped at their centre to the model's size."""
-        described = self.pipe.vae.config
-        x_BCHW = pixels(images, self.resolution, described.in_channels).to(self.device)
-        latents_BCHW = self.pipe.vae.encode(x_BCHW).latent_dist.mode()
-        mean, std = self._latents_statistics()
-        return (latents_BCHW - mean) / std * described.scaling_factor
-
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8."""
-        mean, std = self._latents_statistics()
-        latents_BCHW = latents_BCHW.float() / self.pipe.vae.config.scaling_factor * std + mean
+        described = self.pipe.vae.config
+        latents_BCHW = latents_BCHW.float() / described.scaling_factor
+        if getattr(described, "latents_mean", None) is not None:
+            mean, std = (
+                torch.tensor(v, device=self.device)[:, None, None]
+                for v in (described.latents_mean, described.latents_std)
+            )
+            latents_BCHW = latents_BCHW * std + mean
         decoded = self.pipe.vae.decode(latents_BCHW).sample
         return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-
-    def _latents_statistics(self) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-        """Return mean and standard deviation (C, 1, 1) by which the autoencoder's latents are normalized; most say none."""
-        described = self.pipe.vae.config
-        if getattr(described, "latents_mean", None) is None:
-            return 0.0, 1.0
-        both = (described.latents_mean, described.latents_std)
-        return tuple(torch.tensor(v, device=self.device)[:, None, None] for v in both)
 
 
 def _text_encoder(folder: Path, dtype: torch.dtype):

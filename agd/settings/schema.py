@@ -37,7 +37,7 @@ def schema() -> dict:
                 there = definitions[stage]["properties"].setdefault(name, {**spec, "families": []})
                 there["families"].append(family)
     # Settings that cfg has in both stages. Others of its settings also say what measure_fidelity compares with.
-    stages = [definitions[stage]["properties"].items() for stage in ("sample", "measure_fidelity")]
+    stages = [_resolved(definitions, stage).items() for stage in ("sample", "measure_fidelity")]
     partial = set.intersection(*({k for k, v in own if v.get("only_for") == "cfg"} for own in stages))
     for section, stage in (("adapter", "train"), ("method", "sample")):
         known = definitions[stage]["properties"]
@@ -52,10 +52,15 @@ def properties(stage: str, family: str | None = None) -> dict[str, dict]:
     family: if given, leave out the settings that its models don't use.
     """
     definitions = schema()["$defs"]
-    own = definitions.get(stage, {"properties": {}})["properties"]
-    resolved = {k: definitions[v["$ref"].rsplit("/", 1)[1]] if "$ref" in v else v for k, v in own.items()}
+    own = _resolved(definitions, stage) if stage in definitions else {}
     also = properties(ALSO_READS[stage], family) if stage in ALSO_READS else {}
-    return also | {k: v for k, v in resolved.items() if family is None or applies(v, family)}
+    return also | {k: v for k, v in own.items() if family is None or applies(v, family)}
+
+
+def _resolved(definitions: dict, stage: str) -> dict[str, dict]:
+    """Return a stage's own settings, with shared ones in place of the references to them."""
+    own = definitions[stage]["properties"]
+    return {k: definitions[v["$ref"].rsplit("/", 1)[1]] if "$ref" in v else v for k, v in own.items()}
 
 
 def applies(spec: dict, family: str) -> bool:

@@ -114,7 +114,7 @@ def test_one_pass_gets_the_conditional_half(name):
         unguided = call(pipe, guidance_scale=1.0)
     assert set(guided.sizes) == {2 * parts}
     torch.manual_seed(7)
-    adapters = agd.attach(pipe, agd.AdapterConfig(hidden_size=8))
+    agd.attach(pipe, agd.AdapterConfig(hidden_size=8))
     scales = []
     handle = pipe.unet.register_forward_hook(
         lambda module, args, output: scales.append(float(module.agd.current.w_B[0]))
@@ -134,7 +134,6 @@ def test_one_pass_gets_the_conditional_half(name):
     agd.detach(pipe)
     assert type(pipe).__name__ == name
     assert torch.equal(call(pipe, guidance_scale=W), before)
-    assert adapters is not None
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -143,7 +142,7 @@ def test_every_class_of_diffusers_is_served_or_refused_with_a_reason():
     assert len(found) > 60
     assert set(found) >= known_pipelines.SERVED
     for name in set(found) - known_pipelines.SERVED:
-        listed = name in known_pipelines.REFUSED or name.startswith(tuple(known_pipelines.FAMILIES))
+        listed = name in known_pipelines.REFUSED or name.startswith(tuple(known_pipelines.REFUSED_BEGINNINGS))
         assert listed, f"{name}: neither served nor refused; try it, and add it to known_pipelines.py"
     assert not known_pipelines.SERVED & set(known_pipelines.REFUSED)
 

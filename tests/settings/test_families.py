@@ -28,7 +28,8 @@ ARGUMENTS = {"sample_trajectories": [Argument("--note", {"help": "goes nowhere"}
 from agd.adapters.anatomy import Anatomy
 
 ANATOMY = Anatomy(
-    entry="entry", attentions=lambda m: {"attention": m.attention}, widths=lambda m: {}, embed=lambda m, a, o: {}
+    entry="entry", attentions=lambda m: {"attention": m.attention}, widths=lambda m: {}, embed=lambda m, a, o: {},
+    example=lambda m: {},
 )
 """,
     "family.py": """
@@ -125,7 +126,9 @@ def test_the_registered_ones_answer_everything():
     for name in families.PACKAGES:
         known = families.options(name)
         assert known.SUBJECTS in ("classes", "prompts")
-        asked = {name for name in vars(importlib.import_module("agd.diffusion.model").Model) if name[0] != "_"}
+        protocols = importlib.import_module("agd.diffusion.model")
+        kinds = [protocols.Model, *([protocols.ClassModel] if known.SUBJECTS == "classes" else [])]
+        asked = {name for kind in kinds for name in vars(kind) if name[0] != "_"}
         assert asked - {"anatomy", "denoiser", "scheduler", "latent_shape", "device", "identity"} <= set(
             dir(families.model_class(name))
         )
