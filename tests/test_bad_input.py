@@ -83,7 +83,7 @@ MISTAKES = {
         ("trained as one trained elsewhere", "models: {digits-dit: {adapters: {x: {trained_as: digits-dit-slanted/transferred}}}}", "trained_as: digits-dit-slanted/transferred is no adapter that is trained"),
         ("trained as another, and with settings", "models: {digits-dit: {adapters: {x: {trained_as: digits-dit/agd, rank: 3}}}}", "models.digits-dit.adapters.x: trained as digits-dit/agd; leave its other settings out"),
         ("trained as one of another family", "models: {digits-dit: {adapters: {x: {trained_as: digits-sd/agd}}}}", "models.digits-dit.adapters.x.trained_as: digits-sd is of another family; give an adapter of a model of the same shape"),
-        ("a base that goes on from itself", "models: {digits-dit: {train_base: {continues: results/digits-dit-slanted/base}}}", ".train_base.continues: goes on from digits-dit-slanted itself, by way of others or not"),
+        ("a base that goes on from itself", "models: {digits-dit: {train_base: {continues: results/digits-dit-slanted/base}}}", "models.digits-dit.train_base.continues: goes on from digits-dit itself, by way of others or not"),
         ("a base of another architecture", "models: {digits-sd: {train_base: {continues: results/digits-dit/base}}}", "models.digits-sd.train_base.continues: digits-dit is of another architecture; give one of the same"),
         ("a table named as a file of a model", "tables: {s: {fid: {title: T, runs: [{model: digits-dit, methods: [cfg]}], columns: [fid]}}}", "tables.s: 'fid' is not allowed"),
         ("a title of two lines", 'tables: {s: {t: {title: \"T\\nU\", runs: [{model: digits-dit, methods: [cfg]}], columns: [fid]}}}', "tables.s.t.title"),
