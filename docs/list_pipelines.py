@@ -19,6 +19,12 @@ that the denoiser gets the conditional half of what a guided call gives it, with
 adapters is the stock one again, bit for bit (`tests/adapters/test_known_pipelines.py`; of `DiTPipeline`, `test_public.py`). w is that of
 diffusers: 1 is no guidance.
 
+Of each class `tests/adapters/test_pipeline_properties.py` also asks what diffusers asks of its own: equal calls give equal bits, an image
+does not depend on its batch, several images per prompt, bfloat16, saving and loading, prompts encoded beforehand, and callbacks. A callback
+sees the caller's `guidance_scale`, and its change of `pipe._guidance_scale` holds for the steps to come; its tensors are those of one pass,
+so it sees `do_classifier_free_guidance` False. `negative_prompt_embeds` that are the empty prompt's ask for nothing, and cost no second
+pass; others are guided in two, as a negative prompt is.
+
 A class of your own is served if it is one of these and changes no method of it but the constructor. For others, load on the denoiser and
 call it with the scale: `agd.load(pipe.unet, folder)`, then `with pipe.unet.agd.scale(w):` and `guidance_scale=1`, if one conditional pass
 is what that pipeline makes then.

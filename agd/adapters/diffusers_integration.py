@@ -27,7 +27,10 @@ def integrate(denoiser: nn.Module) -> None:
         "_skip_layerwise_casting_patterns": [*(denoiser._skip_layerwise_casting_patterns or []), "agd"],
         "enable_gradient_checkpointing": types.MethodType(enable_gradient_checkpointing, denoiser),
     }
-    denoiser.agd.replaced = {name: vars(denoiser)[name] for name in ours if name in vars(denoiser)}
+    for name in ("add_adapter", "load_lora_adapter"):
+        if hasattr(denoiser, name):
+            ours[name] = types.MethodType(_leave_trainable(type(denoiser), name), denoiser)
+    denoiser.agd.replaced = {name: vars(denoiser).get(name) for name in ours}
     vars(denoiser).update(ours)
     recomputed = {n: m for n, m in denoiser.named_modules() if getattr(m, "gradient_checkpointing", False)}
     denoiser.agd.recomputed_by = {name: module._gradient_checkpointing_func for name, module in recomputed.items()}
@@ -39,9 +42,9 @@ def integrate(denoiser: nn.Module) -> None:
 def restore(denoiser: nn.Module) -> None:
     """Undo `integrate`, before the adapters are removed. Recomputing that was switched on or off since stays so."""
     set_flag(denoiser, on=False)
-    for name in ("save_pretrained", "_skip_layerwise_casting_patterns", "enable_gradient_checkpointing"):
-        del vars(denoiser)[name]
-    vars(denoiser).update(denoiser.agd.replaced)
+    for name, before in denoiser.agd.replaced.items():
+        vars(denoiser).pop(name)
+        vars(denoiser).update({name: before} if before is not None else {})
     for name, module in denoiser.named_modules():
         if getattr(module, "_gradient_checkpointing_func", None) == denoiser.agd.checkpointed:
             module._gradient_checkpointing_func = denoiser.agd.recomputed_by.get(name, _recompute)
@@ -100,6 +103,23 @@ def _save_base(kind: type) -> Callable:
             denoiser._modules["agd"] = adapters
 
     return save_pretrained
+
+
+@functools.cache
+def _leave_trainable(kind: type, name: str) -> Callable:
+    """Return a method that adds a LoRA as diffusers' does. PEFT freezes all else; this leaves the adapters as they were."""
+    stock = getattr(kind, name)
+
+    @functools.wraps(stock)
+    def add(denoiser, *args, **kwargs):
+        trainable = [parameter for parameter in denoiser.agd.parameters() if parameter.requires_grad]
+        try:
+            return stock(denoiser, *args, **kwargs)
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    return add
 
 
 def enable_gradient_checkpointing(denoiser: nn.Module, gradient_checkpointing_func: Callable | None = None) -> None:

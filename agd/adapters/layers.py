@@ -12,6 +12,19 @@ from torch import nn
 from agd.adapters.config import AdapterConfig
 
 
+class Linear(nn.Module):
+    """PyTorch's linear layer, but not of its class: what rewrites a model's linear layers (LoRA, quantization) leaves adapters
+    alone."""
+
+    def __init__(self, width: int, width_out: int, bias: bool = True):
+        super().__init__()
+        layer = nn.Linear(width, width_out, bias)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 class ScalarEncoder(nn.Module):
     """Embeds a number in about [0, 1] by random Fourier features, an MLP and a LayerNorm: (B,) -> (B, H).
 
@@ -22,9 +35,7 @@ class ScalarEncoder(nn.Module):
         super().__init__()
         self.register_buffer("frequencies", torch.randn(hidden_size))
         self.register_buffer("phases", torch.rand(hidden_size))
-        self.mlp = nn.Sequential(
-            nn.Linear(hidden_size, 4 * hidden_size), nn.ReLU(), nn.Linear(4 * hidden_size, hidden_size)
-        )
+        self.mlp = nn.Sequential(Linear(hidden_size, 4 * hidden_size), nn.ReLU(), Linear(4 * hidden_size, hidden_size))
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, x_B: torch.Tensor) -> torch.Tensor:
@@ -53,7 +64,7 @@ class ConditionEncoder(nn.Module):
         self.clamped = config.gain  # a gain stops growing at scale_max; so do the conditions
         self.attended = getattr(LAYERS.get(config.kind), "attends", False)
         self.guidance = ScalarEncoder(config.hidden_size)
-        self.projections = nn.ModuleDict({name: nn.Linear(width, config.hidden_size) for name, width in widths.items()})
+        self.projections = nn.ModuleDict({name: Linear(width, config.hidden_size) for name, width in widths.items()})
 
     def forward(self, w_B: torch.Tensor, features: dict[str, torch.Tensor]) -> Conditions:
         w_B = w_B / self.scale_max
@@ -82,9 +93,9 @@ class CrossAttentionAdapter(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         # Not to_q, to_k ...: PEFT would take layers with those names for layers of the base and put a LoRA on them.
-        self.query = nn.Linear(width, hidden)
-        self.key = nn.Linear(hidden, hidden)
-        self.value = nn.Linear(hidden, hidden)
+        self.query = Linear(width, hidden)
+        self.key = Linear(hidden, hidden)
+        self.value = Linear(hidden, hidden)
         self.out = _output_layer(hidden, width, config.zero_init)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -104,7 +115,7 @@ class OffsetAdapter(nn.Module):
     def __init__(self, width: int, config: AdapterConfig):
         super().__init__()
         hidden = config.hidden_size
-        self.mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU())
+        self.mlp = nn.Sequential(Linear(hidden, hidden), nn.ReLU())
         self.out = _output_layer(hidden, width, config.zero_init)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -121,8 +132,8 @@ class BottleneckAdapter(nn.Module):
     def __init__(self, width: int, config: AdapterConfig):
         super().__init__()
         hidden = config.hidden_size
-        self.down = nn.Linear(width, hidden)
-        self.factor, self.shift, self.gate = (nn.Linear(hidden, hidden) for _ in range(3))
+        self.down = Linear(width, hidden)
+        self.factor, self.shift, self.gate = (Linear(hidden, hidden) for _ in range(3))
         self.out = _output_layer(hidden, width, config.zero_init)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -146,11 +157,7 @@ class BottleneckAttentionAdapter(BottleneckAdapter):
     def __init__(self, width: int, config: AdapterConfig):
         super().__init__(width, config)
         hidden = config.hidden_size
-        self.query, self.key, self.value = (
-            nn.Linear(width, hidden),
-            nn.Linear(hidden, hidden),
-            nn.Linear(hidden, hidden),
-        )
+        self.query, self.key, self.value = (Linear(inner, hidden) for inner in (width, hidden, hidden))
 
     def inner(self, x_BND: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         return super().inner(x_BND, conditions) + nn.functional.scaled_dot_product_attention(
@@ -158,7 +165,7 @@ class BottleneckAttentionAdapter(BottleneckAdapter):
         )
 
 
-class _Product(nn.Linear):
+class _Product(Linear):
     """A product with float32 weights, in the dtype of its input, added to `output` if there is one.
 
     A module, for offloading brings weights to the device when their module is called.
@@ -182,7 +189,7 @@ class LowRankAdapter(nn.Module):
         self.down, self.out = _Product(width, config.rank, bias=False), _Product(config.rank, width_out, bias=False)
         if config.zero_init:
             nn.init.zeros_(self.out.weight)
-        self.modulation = nn.Linear(config.hidden_size, config.rank) if config.kind == "low_rank" else None
+        self.modulation = Linear(config.hidden_size, config.rank) if config.kind == "low_rank" else None
 
     def forward(
         self, x: torch.Tensor, sum_BH: torch.Tensor | None, share_B: torch.Tensor, output: torch.Tensor
@@ -227,8 +234,8 @@ class NormAdapter(nn.Module):
         return x_BDHW * scale_BD11 + shift_BD11
 
 
-def _output_layer(inner: int, width: int, zero_init: bool) -> nn.Linear:
-    layer = nn.Linear(inner, width)
+def _output_layer(inner: int, width: int, zero_init: bool) -> Linear:
+    layer = Linear(inner, width)
     if zero_init:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)

@@ -59,7 +59,7 @@ class Adapters(nn.Module):
         self.handles, self.layer_handles = [], []
         self.enabled, self.fused, self._strength = True, None, constant(1.0)
         self.record, self.source = {}, None
-        self.said, self.seen, self.alone = set(), None, []
+        self.said, self.seen = set(), None
 
     def _apply(self, fn, recurse=True):
         """Follow the base to another device, but keep the dtype."""

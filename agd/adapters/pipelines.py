@@ -6,17 +6,13 @@ If an adapter can't do what a call asks, such as a negative prompt, the base mod
 import contextlib
 import functools
 import inspect
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from agd.adapters.diffusers_integration import set_flag
 from agd.runtime.errors import UserError
-
-_FLAG_IN_USE = threading.Lock()
 
 
 def denoiser_of(pipe) -> nn.Module | None:
@@ -65,9 +61,27 @@ def _wrapped(stock: type) -> type:
     def __reduce_ex__(self, protocol):  # pickle would look for this class under its parent's name
         return _unpickled, (stock,), self.__dict__
 
-    own = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "_stock_class": stock}
+    def save_pretrained(self, *args, **kwargs):
+        if (adapters := getattr(denoiser_of(self), "agd", None)) is not None:
+            adapters.check_not_fused("save_pretrained")  # before the first part of the pipeline is written
+        return stock.save_pretrained(self, *args, **kwargs)
+
+    own = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "_stock_class": stock, "_in_callback": False}
+    own["save_pretrained"] = functools.wraps(stock.save_pretrained)(save_pretrained)
+    if hasattr(stock, "do_classifier_free_guidance"):
+        own["do_classifier_free_guidance"] = property(functools.partial(_guides_twice, stock=stock))
     same = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(stock.__name__, (stock,), {**own, **same})
+
+
+def _guides_twice(pipe, stock: type) -> bool:
+    """Return whether a call makes two passes, whatever the denoiser's flag says, which all threads share."""
+    if pipe._in_callback:  # it sees the caller's scale, but tensors of one pass
+        return False
+    adapters = getattr(denoiser_of(pipe), "agd", None)
+    if adapters is not None and adapters.current.off:
+        return pipe._guidance_scale > 1
+    return stock.do_classifier_free_guidance.fget(pipe)
 
 
 def _unpickled(stock: type):
@@ -87,7 +101,7 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
     w = given["guidance_scale"] if chosen is None else chosen
     w = torch.tensor(w) if isinstance(w, list) else w
 
-    reason = _beyond_adapters(given, defaults)
+    reason = _beyond_adapters(pipe, given, defaults)
     if reason and _number(w) is None:
         raise UserError(
             f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
@@ -106,32 +120,44 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
         halves = [embeds.chunk(2)[1] for embeds in given["ip_adapter_image_embeds"]]
         bound.arguments["ip_adapter_image_embeds"] = halves
     bound.arguments["guidance_scale"] = 1.0
-    with adapters.scale(_per_image(w, given)):
-        result = stock.__call__(*bound.args, **bound.kwargs)
-    if getattr(pipe, "_guidance_scale", 1.0) != 1.0:
-        adapters.say_once(
-            "a callback's change of the guidance scale has no effect; use `with adapters.scale(function of t):`"
-        )
-    return result
+    with contextlib.ExitStack() as scales:
+        scales.enter_context(adapters.scale(_per_image(w, given)))
+        if callback := given.get("callback_on_step_end"):
+            bound.arguments["callback_on_step_end"] = _with_scale(callback, adapters, scales)
+            if hasattr(callback, "tensor_inputs"):  # diffusers takes these from its own callbacks only
+                bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+        return stock.__call__(*bound.args, **bound.kwargs)
+
+
+def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack) -> Callable:
+    """Return a callback that sees the caller's guidance scale in the pipeline, and may set another for the steps to come."""
+
+    def call(pipe, step: int, timestep, tensors: dict):
+        w = adapters.current.guidance_scale
+        shown = w(timestep) if callable(w) and not isinstance(w, torch.Tensor) else w
+        several = isinstance(shown, torch.Tensor) and shown.numel() > 1
+        shown = shown.clone() if several else _number(shown)
+        pipe._guidance_scale, pipe._in_callback = shown.clone() if several else shown, True
+        try:
+            result = callback(pipe, step, timestep, tensors)
+            changed = torch.as_tensor(pipe._guidance_scale)
+        finally:
+            pipe._guidance_scale, pipe._in_callback = 1.0, False
+        if not torch.equal(changed.cpu(), torch.as_tensor(shown).cpu()):
+            scales.enter_context(adapters.scale(changed))
+        return result
+
+    return call
 
 
 @contextlib.contextmanager
 def _base_alone(adapters) -> Iterator[None]:
-    """Let the base model guide by itself in this thread's call. Other threads' calls stay adapted.
-
-    The flag is the denoiser's: off as long as any such call runs. Adapted calls of wrapped pipelines don't need it.
-    """
-    with _FLAG_IN_USE:
-        adapters.alone.append(None)
-        set_flag(adapters.host, on=False)
+    """Let the base model guide by itself in this thread's call. Other threads' calls stay adapted."""
     adapters.current.off = True
     try:
         yield
     finally:
         adapters.current.off = False
-        with _FLAG_IN_USE:
-            adapters.alone.pop()
-            set_flag(adapters.host, on=adapters.enabled and not adapters.alone)
 
 
 def _number(w) -> float | None:
@@ -141,19 +167,48 @@ def _number(w) -> float | None:
     return None if callable(w) else float(w)
 
 
-def _beyond_adapters(given: dict[str, Any], defaults: dict[str, Any]) -> str | None:
+def _beyond_adapters(pipe, given: dict[str, Any], defaults: dict[str, Any]) -> str | None:
     """Return the first argument of a call that changes what guidance means. No trained adapter can do that."""
+    nothing = functools.cache(lambda: _embeds_of_nothing(pipe, given.get("clip_skip")))
     for name, value in given.items():
-        if name.startswith("negative_") and _says_something(value, defaults[name]):
+        if not name.startswith("negative_"):
+            continue
+        if isinstance(value, torch.Tensor):
+            empty = any(_same(value, one) for one in nothing().get(name, []))
+        else:
+            texts = value if isinstance(value, list) else [value]
+            empty = value == defaults[name] or all(text == "" for text in texts)
+        if not empty:
             return name
     return "guidance_rescale" if given.get("guidance_rescale") else None
 
 
-def _says_something(value, default) -> bool:
-    if isinstance(value, torch.Tensor):
-        return True
-    texts = value if isinstance(value, list) else [value]
-    return value != default and any(text != "" for text in texts)
+@torch.no_grad()
+def _embeds_of_nothing(pipe, clip_skip: int | None) -> dict[str, list[torch.Tensor]]:
+    """Return what `encode_prompt` gives for no negative prompt and for an empty one, by the name of the call's argument.
+
+    Empty without text encoders: then nobody can tell what embeddings say.
+    """
+    encoders = [getattr(pipe, name) for name in ("text_encoder", "text_encoder_2") if hasattr(pipe, name)]
+    if not encoders or None in encoders:
+        return {}
+    found: dict[str, list[torch.Tensor]] = {}
+    for prompt in (None, ""):
+        wanted = dict(device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=True)
+        encoded = pipe.encode_prompt("", negative_prompt=prompt, clip_skip=clip_skip, **wanted)
+        for name, value in zip(
+            ("negative_prompt_embeds", "negative_pooled_prompt_embeds"), encoded[1::2], strict=False
+        ):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _same(embeds: torch.Tensor, one: torch.Tensor) -> bool:
+    """Return whether all of several embeddings (B, ...) are one (1, ...), but for the rounding of other batches."""
+    if embeds.shape[1:] != one.shape[1:]:
+        return False
+    difference = (embeds.to(one.device, torch.float32) - one.float()).flatten(1).norm(dim=1)
+    return bool((difference <= 0.01 * one.float().norm()).all())
 
 
 def _per_image(w, given: dict[str, Any]):

@@ -5,6 +5,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 
 import diffusers
@@ -341,15 +342,6 @@ def test_each_step_may_have_its_scale(loaded):
     assert adapters.current.guidance_scale is None
 
 
-def test_a_callback_that_sets_the_pipelines_scale_is_told(loaded):
-    def off(pipe, i, t, values):
-        pipe._guidance_scale = 0.0
-        return values
-
-    with pytest.warns(UserWarning, match="a callback's change of the guidance scale has no effect; use"):
-        images(loaded[0], callback_on_step_end=off)
-
-
 @pytest.mark.parametrize("w", [12.0, torch.tensor([3.0, 12.0])], ids=["one", "several"])
 def test_a_scale_outside_the_training_is_said_once(w, loaded):
     pipe, adapters = loaded
@@ -487,6 +479,39 @@ def test_pipelines_of_one_denoiser_may_be_called_from_several_threads(trained):
                     assert torch.equal(one, other)
 
 
+def test_two_hundred_calls_of_eight_threads_give_the_images_of_calls_alone(trained):
+    """Four pipelines over two denoisers. As a server does, one call of a pipeline at a time: its scheduler has a state."""
+    pipes = []
+    for kind, double in (("sd", False), ("sdxl", True)):
+        first = pipeline(double=double)
+        own = {name: copy.deepcopy(first.components[name]) for name in ("scheduler", "tokenizer")}
+        own |= {"tokenizer_2": copy.deepcopy(first.tokenizer_2)} if double else {"requires_safety_checker": False}
+        twin = type(first)(**first.components | own)
+        twin.set_progress_bar_config(disable=True)
+        pipes += [first, twin]
+        for pipe in (first, twin):
+            agd.load(pipe, trained[kind])
+    asked = [dict(guidance_scale=w) for w in (1.0, 2.0, 7.0, torch.tensor([3.0]), lambda t: 2.0 + int(t) % 5)]
+    asked += [
+        dict(prompt="a dog", guidance_scale=4.0),
+        dict(prompt=["a", "b"], guidance_scale=torch.tensor([2.0, 6.0])),
+    ]
+    asked += [dict(guidance_scale=4.0, negative_prompt="a dog")]
+    locks = [threading.Lock() for _ in pipes]
+
+    def called(call: tuple[int, int]) -> torch.Tensor:
+        with locks[call[0]]:
+            return images(pipes[call[0]], **asked[call[1]])
+
+    calls = [(i % 4, i // 4 % len(asked)) for i in range(200)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = {call: called(call) for call in sorted(set(calls))}
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for call, found in zip(calls, pool.map(called, calls), strict=True):
+                assert torch.equal(found, alone[call]), call
+
+
 def test_loads_on_a_fine_tune_and_refuses_another_shape(trained):
     tuned = pipeline(seed=5)
     agd.load(tuned, trained["sd"])
@@ -562,19 +587,28 @@ def test_unets_of_other_inputs_are_refused_when_loaded(trained, changes, what):
     assert not hasattr(unet, "agd")
 
 
-def test_a_lora_on_the_adapters_own_layers_is_not_saved(trained, tmp_path):
+def test_a_lora_on_every_linear_layer_leaves_adapters_alone(trained, tmp_path):
     unet = random_unet()
     adapters = agd.load(unet, trained["sd"])
-    unet.add_adapter(peft.LoraConfig(target_modules="all-linear", exclude_modules=r"agd\..*"))
-    agd.save(adapters, tmp_path / "one")
-    agd.load(random_unet(), tmp_path / "one")
-    unet.delete_adapters("default")
-    unet.add_adapter(peft.LoraConfig(target_modules="all-linear"), "second")
-    with pytest.raises(
-        UserError, match=r"PEFT put a LoRA on the adapters' own layers; give its LoraConfig exclude_modules=r'agd"
-    ):
-        agd.save(adapters, tmp_path / "two")
-    assert not (tmp_path / "two").exists()
+    adapters.encoder.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in adapters.named_parameters()}
+    assert set(before.values()) == {True, False}
+    unet.add_adapter(peft.LoraConfig(target_modules="all-linear"))
+    assert {name: parameter.requires_grad for name, parameter in adapters.named_parameters()} == before
+    assert not [name for name, _ in adapters.named_parameters() if "lora" in name]
+    agd.save(adapters, tmp_path)
+    agd.load(random_unet(), tmp_path)
+
+
+def test_a_pipeline_with_merged_adapters_is_not_half_saved(tmp_path):
+    pipe = pipeline()
+    adapters = agd.attach(pipe, agd.AdapterConfig(kind="lora", embedding=False, rank=2))
+    adapters.fuse(4.0)
+    with pytest.raises(UserError, match="save_pretrained: the adapter is merged for w = 4"):
+        pipe.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    adapters.unfuse()
+    pipe.save_pretrained(tmp_path / "saved")
 
 
 def test_masked_tokens_are_refused_where_adapters_read_them(trained):
