@@ -27,7 +27,7 @@ from agd.diffusion.sampling import decoded, denoise, generators, in_batches, in_
 from agd.runtime import devices
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
-from agd.settings import configuration
+from agd.settings import configuration, written_values
 from agd.settings.entry_points import entry_point
 
 STAGE = "measure_fidelity"
@@ -139,10 +139,10 @@ def scales(text: str, trained: list[float] | None) -> list[float]:
     Raises UserError for `auto` if the adapter doesn't say what it was trained on.
     """
     if text != "auto":
-        return configuration.guidance_scales(text)
+        return written_values.guidance_scales(text)
     if trained is None or trained[1] <= 1:
         raise UserError("guidance_scales: auto, but no adapter says a range; give scales such as 1.5,2,3")
-    return configuration.automatic_scales(trained[1])
+    return written_values.automatic_scales(trained[1])
 
 
 def record_of(sums: Sums, timesteps: list[float]) -> dict:

@@ -100,8 +100,12 @@ def run(files, settings: Settings, model_class) -> None:
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)
     stop = files.first + files.count if files.count else settings.num_samples
-    if files.first >= stop:
-        raise UserError(f"--first: {files.first} is beyond the last image, {stop - 1}")
+    if files.first >= settings.num_samples:
+        raise UserError(f"--first: {files.first} is beyond the last image, {settings.num_samples - 1}")
+    if stop > settings.num_samples:
+        raise UserError(
+            f"--count: {files.count} from {files.first} on is more than num_samples, {settings.num_samples}"
+        )
 
     measure = files.guidance == "cfg" and files.first == 0
     opened = (base, model_class, settings, devices.dtype(settings.dtype), device)

@@ -161,10 +161,12 @@ def run(files, settings: Settings, model_class) -> None:
     device = devices.device(settings.device)
     settings, subjects = model_class.check(files.base_model, files, settings)
     total = settings.num_trajectories
-    if files.count is None and files.first >= total:
+    if files.first >= total:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
     size = files.count or settings.chunk_size
     stop = files.first + files.count if files.count else total
+    if stop > total:
+        raise UserError(f"--count: {files.count} from {files.first} on is more than num_trajectories, {total}")
     images = images_of(files, settings, subjects, model_class)
     opened = (files.base_model, model_class, settings, devices.dtype(settings.dtype), device)
     parts = {"conditions": True, "images": images is not None}

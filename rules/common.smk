@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd.runtime.errors import UserError
-from agd.settings import configuration, families, results, schema, tables, validation
+from agd.settings import configuration, families, results, schema, tables, validation, written_values, yaml_files
 from agd.settings.command_line import flags
 from agd.settings.versions import VERSIONS
 
@@ -32,6 +32,9 @@ def checked(function):
     return call
 
 
+for file in workflow.config_settings.configfiles:
+    if str(file).endswith((".yaml", ".yml")):
+        checked(yaml_files.read)(file)  # Snakemake has read it, but takes the last of two equal keys
 for what, path in (("the checkout", workflow.basedir), ("Python", sys.executable)):
     if set("{}") & set(str(path)):
         stop(f"{path}: braces in the path of {what}, which Snakemake takes for names; move it")

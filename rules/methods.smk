@@ -41,7 +41,7 @@ def scales_to_measure(wildcards):
     text = settings("measure_fidelity", wildcards)["guidance_scales"]
     if text == "auto" and wildcards.method not in adapters(wildcards.model):
         highest = configuration.settings(config, wildcards.model, "sample_trajectories")["guidance_max"]
-        text = ",".join(map(results.scale_name, configuration.automatic_scales(highest)))
+        text = ",".join(map(results.scale_name, written_values.automatic_scales(highest)))
     return f"--guidance-scales {text}"
 
 

@@ -16,6 +16,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.content, self.seconds = content, seconds
         self.ranges, self.breaks_after = True, None
         self.asked: list[str | None] = []  # the ranges
+        self.logins: list[str | None] = []
         self.path = f"/folder/{name}"
         self.url = f"http://127.0.0.1:{self.server_port}{self.path}"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
@@ -50,6 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         asked, whole = self.headers["Range"], len(self.server.content)
         self.server.asked.append(asked)
+        self.server.logins.append(self.headers["Authorization"])
         start = int(asked.removeprefix("bytes=")[:-1]) if asked else 0
         if start >= whole:
             self.send_response(416)

@@ -21,6 +21,7 @@ KNOWN = {
     "http://images.cocodataset.org/zips/val2017.zip": "md5:442b8da7639aecaf257c1dceb8ba8c80",
     INCEPTION: "sha256:f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
 }
+_MOST = 2 << 30  # bytes; the largest file above has 0.8 GB
 _SECONDS_TO_ANSWER = 10
 _SECONDS_BETWEEN_BYTES = 60
 _MIB = 1 << 20
@@ -69,6 +70,8 @@ def fetch(url: str, path: str | Path, key: str) -> None:
 def _alone(part: Path) -> Iterator[Path]:
     """Yield the same path; the file exists and is locked against other processes within the block."""
     while True:
+        if part.is_symlink():  # whoever may write here could have any file of this user overwritten
+            raise UserError(f"{part}: is a link; delete it")
         with open(part, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +99,7 @@ def _continue(url: str, part: Path) -> None:
     have = part.stat().st_size
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = (_SECONDS_TO_ANSWER, _SECONDS_BETWEEN_BYTES)
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+    with requests.get(url, headers=headers, stream=True, timeout=timeout, auth=_no_login) as answer:
         if have and answer.status_code == _RANGE_BEYOND_THE_END:
             return  # the file was complete already
         answer.raise_for_status()
@@ -106,9 +109,16 @@ def _continue(url: str, part: Path) -> None:
         name = f"{file_name(url)} (MiB)"
         with open(part, "ab" if resumed else "wb") as file, progress_bar(None, name, total, have // _MIB) as bar:
             for piece in answer.iter_content(_MIB):
+                if file.tell() > _MOST:
+                    raise requests.RequestException("more than any file that is known")
                 file.write(piece)
                 bar.update(len(piece) // _MIB)
             os.fsync(file.fileno())
+
+
+def _no_login(request):
+    """Leave a request as it is. Without this, a login in ~/.netrc would go out, in the open over http."""
+    return request
 
 
 @functools.cache
@@ -117,7 +127,7 @@ def reachable(url: str, key: str) -> None:
     import requests
 
     try:
-        requests.head(url, allow_redirects=True, timeout=_SECONDS_TO_ANSWER).raise_for_status()
+        requests.head(url, allow_redirects=True, timeout=_SECONDS_TO_ANSWER, auth=_no_login).raise_for_status()
     except requests.RequestException as error:
         raise UserError(f"{key}: {url} can't be reached ({_reason(error)}); fetch it and give its path") from None
 

@@ -81,7 +81,27 @@ def can_write(path: str | os.PathLike) -> Path:
     make_folder(path.parent)
     if path.is_dir():
         raise UserError(f"{path}: a folder is there; give the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: no ordinary file, and would be replaced by one; give the name of a file to write")
     return path
+
+
+def files_below(folder: str | os.PathLike) -> list[Path]:
+    """Return the files in a folder and its subfolders, sorted. Subfolders may be links, for example to a larger disk."""
+    return [path for path in all_below(folder) if path.is_file()]
+
+
+def all_below(folder: str | os.PathLike) -> list[Path]:
+    """Return all that is in a folder and its subfolders, sorted: files, folders, pipes, links to nothing ..."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that contains it
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found += [Path(place, name) for name in (*folders, *names)]
+    return sorted(found)
 
 
 def make_folder(path: str | os.PathLike) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agd.artifacts.files import writing
+from agd.artifacts.files import files_below, writing
 from agd.artifacts.sealed_json import json_bytes
 from agd.artifacts.zips import check_if_sealed, open_zip, read_entry, write_zip
 from agd.runtime.errors import UserError
@@ -53,22 +53,27 @@ def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
 
 
 def list_images(source: str | Path) -> list[str]:
-    """List the names of the images in a folder (including subfolders) or zip, sorted. Raises UserError if there are
-    none, or if it is a sealed zip that is damaged."""
+    """List the names of the images in a folder (including subfolders) or zip, sorted. Leaves out hidden ones, and what macOS
+    adds to its zips. Raises UserError if there are none, or if it is a sealed zip that is damaged."""
     source = Path(source)
     if source.is_dir():
-        names = [str(file.relative_to(source)) for file in source.rglob("*") if file.suffix.lower() in _SUFFIXES]
+        names = [str(file.relative_to(source)) for file in files_below(source)]
     elif source.is_file() and zipfile.is_zipfile(source):
         check_if_sealed(source)
         with zipfile.ZipFile(source) as archive:
-            names = [name for name in archive.namelist() if Path(name).suffix.lower() in _SUFFIXES]
+            names = archive.namelist()
     elif source.exists():
         raise UserError(f"{source}: neither a folder nor a zip of images; check the path")
     else:
         raise UserError(f"{source}: no such folder or file of images; check the path")
+    names = [name for name in names if Path(name).suffix.lower() in _SUFFIXES and not _is_hidden(name)]
     if not names:
         raise UserError(f"{source}: holds no images ({', '.join(sorted(_SUFFIXES))}); check the path")
     return sorted(names)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
 
 
 def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.Image]:
@@ -95,6 +100,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise UserError(f"{name}: not an image that can be read; replace or delete it") from None
+    if image.mode in ("I", "I;16"):  # a grey PNG of 16 bits; Pillow's own conversion would clip it to white
+        return Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().astype(np.uint8))
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 

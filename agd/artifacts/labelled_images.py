@@ -25,7 +25,7 @@ class LabelledImages:
 
     def __init__(self, source: str | Path, classes: Sequence[int], total: int):
         self.source, wanted = source, set(classes)
-        names = [name for name in list_images(source) if not _is_hidden(name)]
+        names = list_images(source)
         labels = {name: _label_at_end(name) for name in names}
         if None in labels.values():
             labels = _labels_of_folders(source, names, total)
@@ -67,10 +67,6 @@ def _labels_of_folders(source: str | Path, names: list[str], total: int) -> dict
         )
     place = {folder: i for i, folder in enumerate(folders)}
     return {name: place[one[0]] for name, one in zip(names, parts, strict=True)}
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
 
 
 def pixels(images: Sequence[Image.Image], side: int, channels: int) -> torch.Tensor:

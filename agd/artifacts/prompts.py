@@ -1,5 +1,6 @@
 """Reads prompts from the command line or a file."""
 
+import unicodedata
 from pathlib import Path
 
 from agd.artifacts.sealed_json import check_folder
@@ -12,9 +13,14 @@ def read(files) -> list[str]:
     if given and files.prompt_file:
         raise UserError("--prompt: given together with --prompt-file; give one of them")
     found = given or read_file(files.prompt_file)
-    if not all(prompt.strip() for prompt in found):
+    if not all(map(_says_something, found)):
         raise UserError("--prompt: '' is empty; say what to depict")
     return found
+
+
+def _says_something(prompt: str) -> bool:
+    """Return whether a prompt has more than spaces and characters that nobody sees, such as U+200B."""
+    return any(unicodedata.category(sign)[0] not in "ZC" for sign in prompt)
 
 
 def read_file(path: str | None) -> list[str]:
@@ -23,13 +29,14 @@ def read_file(path: str | None) -> list[str]:
     if path is None:
         raise UserError("--prompt-file: missing; give a text file with one prompt per line")
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Not splitlines, which also splits at characters that a sentence may hold, such as U+2028.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"--prompt-file: {path} is not a file; give a text file with one prompt per line") from None
     except UnicodeDecodeError as error:
         raise UserError(f"--prompt-file: {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     check_folder(Path(path).parent, Path(path).name)
-    found = [line.strip() for line in lines if line.strip()]
+    found = [line.strip() for line in lines if _says_something(line)]
     if not found:
         raise UserError(f"--prompt-file: {path} holds no prompts; write one per line")
     return found

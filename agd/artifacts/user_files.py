@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from agd.artifacts import downloads
+from agd.artifacts.files import files_below
 from agd.runtime.errors import UserError
 
 _CLOCKS_DIFFER = 60  # seconds between the clocks of well-kept machines
@@ -53,7 +54,7 @@ def date_as_of_now(folder: str | os.PathLike) -> list[Path]:
     Such a date comes from a wrong clock, here or on a file server. Snakemake would delete outputs made from such a
     file. It compares contents, so a new date alone causes no new job.
     """
-    late = [file for file in Path(folder).rglob("*") if file.is_file() and file.stat().st_mtime > time.time()]
+    late = [file for file in files_below(folder) if file.stat().st_mtime > time.time()]
     for file in late:
         os.utime(file)
     return late

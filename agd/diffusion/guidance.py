@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from agd.diffusion import schedulers
-from agd.settings.configuration import guided_sigmas
+from agd.settings.written_values import guided_sigmas
 
 
 def guide(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from agd.runtime.devices import fitting
+from agd.runtime.errors import UserError
 from agd.runtime.seeds import seed_of
 
 
@@ -49,6 +50,15 @@ def decoded(model, latents_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.cat([model.images(part).cpu() for part in latents_BCHW.split(number)])
 
     return fitting(len(latents_BCHW), "batch_size", images)[0]
+
+
+def eight_bits(decoded_BCHW: torch.Tensor) -> torch.Tensor:
+    """Convert decoded images (B, C, H, W) in [-1, 1] to uint8. Raises UserError if a value is not finite: it would be black."""
+    if not decoded_BCHW.isfinite().all():
+        raise UserError(
+            "dtype: an image has values that are not finite; use bfloat16 or float32, or a lower guidance_scale"
+        )
+    return ((decoded_BCHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def noise(shape: Sequence[int], draw: Sequence[torch.Generator]) -> torch.Tensor:

@@ -9,10 +9,11 @@ from diffusers.utils import logging
 from agd.artifacts.labelled_images import pixels
 from agd.artifacts.sealed_json import read_json
 from agd.diffusion import base_models, schedulers
+from agd.diffusion.sampling import eight_bits
 from agd.dit.anatomy import ANATOMY
 from agd.dit.options import DENOISER_FOLDER
 from agd.runtime.errors import UserError
-from agd.settings import configuration
+from agd.settings import written_values
 
 logging.disable_progress_bar()  # a stage shows its own progress bar
 
@@ -60,7 +61,7 @@ class DiT:
         folder = base_models.locate(name)
         base_models.index(folder, ["DiTPipeline"], _PARTS)
         described = _config(folder)
-        labels = configuration.class_labels(settings.class_labels)
+        labels = written_values.class_labels(settings.class_labels)
         if max(labels) >= described["num_embeds_ada_norm"]:
             raise UserError(
                 f"class_labels: {max(labels)} is out of range; {name} has classes 0 to {described['num_embeds_ada_norm'] - 1}"
@@ -113,7 +114,7 @@ class DiT:
     def images(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Decode latents (B, C, h, w) to images (B, channels, H, W) uint8."""
         decoded = self.vae.decode(latents_BCHW.float() / self.vae.config.scaling_factor).sample
-        return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return eight_bits(decoded)
 
 
 def _config(folder: Path) -> dict:

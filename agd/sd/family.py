@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from agd.artifacts import prompts
 from agd.artifacts.sealed_json import read_json
 from agd.diffusion import base_models, schedulers
+from agd.diffusion.sampling import eight_bits
 from agd.runtime.errors import UserError
 from agd.sd import guides
 from agd.sd.anatomy import ANATOMY
@@ -181,7 +182,7 @@ class StableDiffusion:
             )
             latents_BCHW = latents_BCHW * std + mean
         decoded = self.pipe.vae.decode(latents_BCHW).sample
-        return ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        return eight_bits(decoded)
 
 
 def _text_encoder(folder: Path, dtype: torch.dtype):

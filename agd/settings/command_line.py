@@ -10,6 +10,7 @@ import shlex
 from agd.runtime.errors import UserError
 from agd.settings import configuration, families, schema
 from agd.settings.stages import STAGES, Argument
+from agd.settings.validation import LARGEST
 
 _PUBLISHED = {"num_inference_steps": ["--inference-steps"]}  # names of settings in the published commands
 
@@ -18,6 +19,9 @@ def parse(
     stage: str, program: str, family: str | None, model: str | None, argv: list[str]
 ) -> tuple[argparse.Namespace, dict]:
     """Parse and check a command line. Returns (files, settings). Raises UserError; `--help` exits as in argparse."""
+    for word in argv:
+        if any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise UserError(f"{word}: is not UTF-8; rename the file, or set a locale of UTF-8")
     shipped = configuration.shipped()
     first = _Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=model)
@@ -36,14 +40,21 @@ def parse(
     settings = {name: getattr(arguments, name) for name in schema.properties(stage, family)}
     configuration.check_settings(stage, settings, family=family)
     files = argparse.Namespace(**{k: v for k, v in vars(arguments).items() if k not in settings})
-    for name in ("seed", "first"):
-        if getattr(files, name, 0) < 0:
-            raise UserError(f"--{name}: {getattr(files, name)} must be 0 or more")
-    if "count" in files and files.count is not None and files.count < 1:
-        raise UserError(f"--count: {files.count} must be 1 or more")
+    for argument in _arguments(stage, family):
+        _check_file(argument.flag, getattr(files, argument.flag[2:].replace("-", "_")))
     if "base_model" in files and files.base_model is None and stage == "sample_trajectories" and model:
         files.base_model = shipped["models"][model]["base_model"]
     return files, settings
+
+
+def _check_file(option: str, value) -> None:
+    """Raise UserError if a file's name is empty, or a number is out of its range."""
+    if value == "" or (isinstance(value, list) and "" in value and option != "--prompt"):
+        raise UserError(f"{option}: '' is empty; give a name, or leave it out")
+    if isinstance(value, int) and not isinstance(value, bool):
+        least = 1 if option in ("--count", "--columns") else 0
+        if not least <= value <= LARGEST:
+            raise UserError(f"{option}: {value} must be {least} or more, and at most 2^53")
 
 
 class _Parser(argparse.ArgumentParser):

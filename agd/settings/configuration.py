@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from agd.runtime.errors import UserError
+from agd.settings import written_values, yaml_files
 from agd.settings.adapter_choices import check_adapter, check_gain
-from agd.settings.results import GUIDED, TRAINED_BASE, half, scale_name
+from agd.settings.results import GUIDED, MOST_FILES, TRAINED_BASE, half, scale_name, total
 from agd.settings.schema import ADAPTER_KEYS, ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
 from agd.settings.validation import allowed, check_against, key_of
 
@@ -33,7 +33,12 @@ def files() -> list[Path]:
 
 def shipped() -> dict:
     """Return the shipped configuration: its files, merged in order as Snakemake merges them."""
-    return functools.reduce(_merged, (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files()), {})
+    return with_files([])
+
+
+def with_files(more: Sequence[Path]) -> dict:
+    """Return the shipped configuration with these files on top of it. It is not checked. Raises UserError for no YAML."""
+    return functools.reduce(_merged, map(yaml_files.read, [*files(), *more]), {})
 
 
 def _merged(first, second):
@@ -190,6 +195,14 @@ def compared_adapter(config: dict, model: str) -> str:
     return name
 
 
+def _check_number_of_files(stage: str, values: dict, where: str) -> None:
+    number, size = total(stage, values), values["chunk_size"]
+    if number > MOST_FILES * size:
+        raise UserError(
+            f"{key_of(where, 'chunk_size')}: {size} makes more than {MOST_FILES:,} files for {number}; raise it"
+        )
+
+
 def check_settings(stage: str, values: dict, where: str = "", family: str | None = None) -> None:
     """Check all settings of one stage, singly and together. where: prefix of the key in errors."""
     known = properties(stage, family)
@@ -204,45 +217,11 @@ def check_settings(stage: str, values: dict, where: str = "", family: str | None
         raise UserError(f"{key_of(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")
     if stage == "train":
         check_adapter(*(values[k] for k in ("kind", "embedding", "encoder", "gain")), where=key_of(where, ""))
+    if stage in ("sample", "sample_trajectories"):
+        _check_number_of_files(stage, values, where)
     if values.get("guidance_scales", "auto") != "auto":
-        guidance_scales(values["guidance_scales"], key_of(where, "guidance_scales"))
+        written_values.guidance_scales(values["guidance_scales"], key_of(where, "guidance_scales"))
     if "guided_sigmas" in values:
-        guided_sigmas(values["guided_sigmas"], key_of(where, "guided_sigmas"))
+        written_values.guided_sigmas(values["guided_sigmas"], key_of(where, "guided_sigmas"))
     if "class_labels" in values:
-        class_labels(values["class_labels"], key_of(where, "class_labels"))
-
-
-def guidance_scales(text: str, where: str = "guidance_scales") -> list[float]:
-    """'1.5,3' -> [1.5, 3.0]. Raises UserError if a scale is no guidance."""
-    scales = [float(part) for part in text.split(",")]
-    if min(scales) <= 1:
-        raise UserError(
-            f"{where}: {min(scales):g} is no guidance, so that there is nothing to measure; give more than 1"
-        )
-    return scales
-
-
-def automatic_scales(highest: float) -> list[float]:
-    """Return the scales to measure fidelity at: parts of the trained range above 1, and one scale outside it."""
-    return [1 + (highest - 1) * part for part in (0.125, 0.25, 0.5, 1, 1.5)]
-
-
-def guided_sigmas(text: str, where: str = "guided_sigmas") -> tuple[float, float]:
-    """'0.3-5' -> (0.3, 5.0), `all` -> (0, inf). Raises UserError if no noise level is inside."""
-    if text == "all":
-        return 0.0, math.inf
-    low, high = map(float, text.split("-"))
-    if low >= high:
-        raise UserError(f"{where}: {text!r} has no noise level inside; give the lower one first, such as 0.3-5")
-    return low, high
-
-
-def class_labels(text: str, where: str = "class_labels") -> list[int]:
-    """'0-2,7' -> [0, 1, 2, 7]."""
-    labels = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if last and int(first) > int(last):
-            raise UserError(f"{where}: {part!r} is reversed; write it as {last}-{first}")
-        labels += range(int(first), int(last or first) + 1)
-    return labels
+        written_values.class_labels(values["class_labels"], key_of(where, "class_labels"))

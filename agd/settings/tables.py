@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from agd.runtime.errors import UserError
-from agd.settings import configuration
+from agd.settings import configuration, written_values
 from agd.settings.columns import AXES, BY_TIMESTEP, COLUMNS
 from agd.settings.results import BUILT_IN, scale_name
 from agd.settings.schema import cfg_settings
@@ -119,13 +119,13 @@ def fidelity_scales(config: dict, model: str, method: str) -> list[str]:
     """Return the guidance scales that a method's fidelity is measured at, as its record spells them."""
     chosen = configuration.settings(config, model, "measure_fidelity")["guidance_scales"]
     if chosen != "auto":
-        return [f"{w:g}" for w in configuration.guidance_scales(chosen)]
+        return [f"{w:g}" for w in written_values.guidance_scales(chosen)]
     source, trajectories = model, None
     if method in config["models"][model]["adapters"]:
         source, adapter = configuration.trained_as(config, model, method)
         trajectories = configuration.trajectories_of(config, source, adapter)
     highest = configuration.settings(config, source, "sample_trajectories", trajectories)["guidance_max"]
-    return [f"{w:g}" for w in configuration.automatic_scales(highest)]
+    return [f"{w:g}" for w in written_values.automatic_scales(highest)]
 
 
 def definition(config: dict, study: str, name: str) -> dict:

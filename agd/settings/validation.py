@@ -50,8 +50,24 @@ def _whole(validator, pattern: str, instance, rules: dict):
 _Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _whole})
 
 
+LARGEST = 1 << 53  # beyond, not every integer is a double, and tables, JSON and random generators part ways
+
+
+def _check_sizes(value, where: tuple = ()) -> None:
+    """Raise UserError if a number is larger than any setting can mean, or a text holds what no path can."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_sizes(item, (*where, key))
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        shown = str(value) if value.bit_length() < 120 else "a number of hundreds of digits"
+        raise UserError(f"{'.'.join(map(str, where))}: {shown} is too large; give at most 2^53")
+    elif isinstance(value, str) and "\0" in value:
+        raise UserError(f"{'.'.join(map(str, where))}: {value!r} holds a character that ends a text; leave it out")
+
+
 def check_against(rules: dict, value, where: str) -> None:
     """Raise UserError if a value does not follow these rules of JSON schema. where: its key."""
+    _check_sizes(value, (where,) if where else ())
     validator = _Validator(rules)
     error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     if error is None:

@@ -7,35 +7,43 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agd import verify
-from agd.artifacts.files import PART
+from agd.artifacts.files import PART, all_below
 from agd.runtime.errors import UserError
 from agd.runtime.output import any_encoding
 from agd.runtime.progress import progress_bar
 from agd.verify.consistency import consistency_checks
 from agd.verify.reading import read
+from agd.verify.wanted import of_files, settings_checks
 
 
-def bad(folder: Path) -> tuple[int, dict[str, str]]:
-    """Return the number of artifacts in a folder and its subfolders, and bad file -> its line."""
+def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
+    """Return the number of artifacts in a folder and its subfolders, and bad file -> its line.
+
+    config: if given, artifacts made with other settings than its are bad, too.
+    """
     found, lines = {}, {}
 
-    def note(check: Callable) -> None:
+    def note(check: Callable, path: Path) -> None:
         try:
             found.update(check() or {})
-        except UserError as error:
-            file, problem = str(error).split(": ", 1)
+        except (UserError, KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
+            odd = not isinstance(error, UserError)
+            file, problem = (
+                (str(path), "says something else than such a file does") if odd else str(error).split(": ", 1)
+            )
             file = str(Path(file).parent) if Path(file).parent.is_file() else file  # name the zip, not the image in it
             line = f"{file}: {problem.rsplit('; ', 1)[0]}; {_mend(file)}"
             lines.setdefault(file, line.replace(f"{Path.cwd()}/", ""))
 
     folder = folder.absolute()
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    with progress_bar(files, "verify") as bar:
+    with progress_bar(all_below(folder), "verify") as bar:
         for path in bar:
-            note(lambda path=path: dict(read(path)))
+            note(lambda path=path: dict(read(path)), path)
     number = len(found) + len(lines)
     for check in consistency_checks(found, folder):
-        note(check)
+        note(check, folder)
+    for path, check in settings_checks(found, config) if config else ():
+        note(check, path)
     return number, lines
 
 
@@ -52,12 +60,30 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser("python -m agd.verify", description=verify.__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="results folder, or a part of one")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument(
+        "--configfile",
+        nargs="+",
+        type=Path,
+        metavar="F",
+        help="also compare all settings with this configuration (YAML)",
+    )
+    arguments = parser.parse_args(argv)
+    folder = arguments.folder
     if not folder.is_dir():
         print(f"agd.verify: error: {folder}: no such folder; check the path", file=sys.stderr)
         sys.exit(2)
     any_encoding()
-    number, lines = bad(folder)
+    try:
+        config = of_files(arguments.configfile) if arguments.configfile else None
+    except UserError as error:
+        print(f"agd.verify: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    number, lines = bad(folder, config)
     print(*lines.values(), sep="\n", end="\n" if lines else "")
+    if not number:
+        print(
+            f"agd.verify: error: {folder}: holds no artifact of agd; give a folder results/, or a part", file=sys.stderr
+        )
+        sys.exit(2)
     print(f"{folder}: {number} artifacts, {f'{len(lines)} bad' if lines else 'all whole and consistent'}")
     sys.exit(1 if lines else 0)

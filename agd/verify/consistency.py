@@ -59,8 +59,9 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
 
 
 def _check_shards(folder: Path, here: Found, found: Found) -> None:
-    base = found.get(folder.parents[2] / "base" / RECORD)
+    base, seed = found.get(folder.parents[2] / "base" / RECORD), folder.parents[1].name
     for path, shard in here.items():
+        want(seed == f"seed{shard.provenance['seed']}", path, f"sampled for another seed than {seed}")
         same = base is None or base["fingerprint"] == shard.provenance["base"]["fingerprint"]
         want(same, path, "sampled from another base model than the one in base/")
     trajectories.check_together(list(here), list(here.values()))
@@ -78,7 +79,8 @@ def _trajectories_of(adapter: Path, found: Found) -> Path | None:
 
 
 def _check_adapter(path: Path, guided: Path, found: Found) -> None:
-    made = found[path]["provenance"]
+    made, seed = found[path]["provenance"], path.parents[2].name
+    want(seed == f"seed{made['seed']}", path, f"trained for another seed than {seed}")
     shards = sorted(file for file in found if file.parent == guided)
     missing = set(range(made["trajectories"]["number"])) - {i for file in shards for i in found[file].index.tolist()}
     if missing:
@@ -95,6 +97,10 @@ def _check_samples(zips: Found, found: Found) -> None:
         placed = (chosen["guidance_scale"], chosen["num_inference_steps"], f"seed{made['seed']}")
         said = (float(w[1:]), int(n[1:]), seed.name)
         want(placed == said, path, f"made with other settings ({placed}) than its path says")
+        kind = "none" if method == "none" else "adapter" if (seed / "adapters" / method).is_dir() else "cfg"
+        free = method not in results.BUILT_IN and kind == "cfg"  # an adapter's, deleted on purpose, or a method's
+        right = made["guidance"] == kind or (free and made["guidance"] == "adapter")
+        want(right, path, f"made with --guidance {made['guidance']}, not as samples/{method} is")
         alike = all(made.get(k) == first.get(k) for k in ("guidance", "settings", "stage_version", "subjects", "base"))
         want(alike, path, "made otherwise than the first of its folder")
         adapter = found.get(seed / "adapters" / method / saving.CONFIG)
@@ -140,6 +146,9 @@ def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
     """Yield, for each method and seed in a fid.json, the path of its metrics and the values in fid.json."""
     record = here[folder / "fid.json"]
     for name, row in record["methods"].items():
+        if name not in (*results.BUILT_IN, results.HALF):
+            for seed in row["per_seed"]:
+                yield folder / f"seed{seed}/adapters/{name}/{saving.CONFIG}", {}
         method = "cfg" if name == results.HALF else name
         w = "1" if method == "none" else results.scale_name(record["guidance_scale"])
         for seed, figures in row["per_seed"].items():

@@ -33,6 +33,25 @@ def read_record(path: Path) -> dict:
     return record
 
 
+def of_stage(*stages: str) -> Callable[[Path], dict]:
+    """Return a reader of the records of these stages."""
+
+    def read_one(path: Path) -> dict:
+        record = read_record(path)
+        want(record.get("provenance", {}).get("stage") in stages, path, f"is no record of {' or '.join(stages)}")
+        return record
+
+    return read_one
+
+
+def read_cost(path: Path) -> dict:
+    """Read the record of what samples or a training cost, which has no provenance of its own."""
+    record = read_record(path)
+    own = "seconds_per_step" if path.name == "cost.json" else "evaluations"
+    want(own in record and "provenance" not in record, path, "is the record of something else")
+    return record
+
+
 def finite(path: Path, arrays: dict) -> None:
     """Raise UserError, naming the file and the array, unless all values are finite."""
     for name, values in arrays.items():
@@ -44,7 +63,7 @@ def read_base(path: Path) -> dict:
     folders = [path.parent / options(family).DENOISER_FOLDER for family in PACKAGES]
     denoiser = next((folder for folder in folders if folder.is_dir()), None)
     want(denoiser is not None, path, "stands in a folder without a denoiser")
-    return {**read_record(path), "fingerprint": model_fingerprint(denoiser)}
+    return {**of_stage("train_base")(path), "fingerprint": model_fingerprint(denoiser)}
 
 
 def read_digits(path: Path) -> dict:
@@ -75,6 +94,7 @@ def read_reference(path: Path) -> references.Reference:
 def read_shard(path: Path) -> trajectories.Shard:
     """Read a shard and check it against its settings. Keeps only the shape of its pairs, to save memory."""
     shard = trajectories.read(path)
+    want(shard.provenance["stage"] == "sample_trajectories", path, "holds no trajectories of agd")
     chosen, n = shard.provenance["settings"], len(shard.index)
     steps, low, high = (chosen[name] for name in ("num_inference_steps", "guidance_min", "guidance_max"))
     want(shard.pairs.dtype == chosen["storage_dtype"], path, f"holds {shard.pairs.dtype}, not its settings' dtype")
@@ -90,7 +110,7 @@ def read_shard(path: Path) -> trajectories.Shard:
 def read_adapter(path: Path) -> dict:
     """Read an adapter's description, and check it against the weights and training.csv."""
     description = saving.read_description(path.parent)
-    read_record(path)
+    of_stage("train")(path)
     weights = saving.read_weights(path.parent, description)
     fixed = (".frequencies", ".phases")  # drawn once, not trained
     held = sum(values.numel() for name, values in weights.items() if not name.endswith(fixed))
@@ -117,7 +137,8 @@ def read_table(path: Path) -> dict:
 def read_samples(path: Path) -> dict:
     """Read the manifest of a sample file, and add the number of images as `number`."""
     images, manifest = read_images(path)
-    want("subjects" in manifest, path, "not a file of samples")
+    made = manifest.get("provenance", {}).get("stage")
+    want("subjects" in manifest and made == "sample", path, "not a file of samples")
     want(len(images) == len(manifest["subjects"]), path, "does not hold the images that its manifest lists")
     want(len({image.size for image in images.values()}) == 1, path, "holds images of several sizes")
     return {**manifest, "number": len(images)}
@@ -143,23 +164,24 @@ _METHOD = r"(?P<method>[^/]+)/w(?P<w>[^/]+)/n(?P<n>\d+)"
 KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"digits(-slanted)?/images\.zip", read_digits, ["annotations.zip"]),
     (r"digits(-slanted)?/annotations\.zip", read_annotations, ["images.zip"]),
-    (r"digits/classifier\.json", read_record, []),
+    (r"digits/classifier\.json", of_stage("train_classifier"), []),
     (r"digits/classifier\.safetensors", None, ["classifier.json"]),
     (rf"base/{RECORD}", read_base, []),
     (r"base/model_index\.json", None, [RECORD]),
-    (rf"prompts/{RECORD}", read_record, []),
+    (rf"prompts/{RECORD}", of_stage("prepare_prompts"), []),
     (r"prompts/\w+\.txt", None, [RECORD]),
     (r"reference\.npz", read_reference, []),
     (r"trajectories/[^/]+/\d+\.zarr\.zip", read_shard, []),
     (r"adapters/[^/]+/config\.json", read_adapter, []),
     (r"adapters/[^/]+/(adapter\.safetensors|training\.csv)", None, ["config.json"]),
-    (r"adapters/[^/]+/cost\.json", read_record, []),
+    (r"adapters/[^/]+/cost\.json", read_cost, []),
     (r"adapters/[^/]+/checkpoint\.safetensors", read_checkpoint, []),
     (rf"samples/{_METHOD}/(?P<chunk>\d+)\.zip", read_samples, ["{chunk}.json"]),
-    (rf"samples/{_METHOD}/\d+\.json", read_record, []),
-    (rf"metrics/{_METHOD}\.json", read_record, ["../../../../reference.npz"]),
-    (r"fidelity/[^/]+\.json", read_record, []),
-    (r"(fid|curve)\.json", read_record, []),
+    (rf"samples/{_METHOD}/(?P<chunk>\d+)\.json", read_cost, []),
+    (rf"metrics/{_METHOD}\.json", of_stage("calculate_metrics"), ["../../../../reference.npz"]),
+    (r"fidelity/[^/]+\.json", of_stage("measure_fidelity"), []),
+    (r"fid\.json", of_stage("tabulate"), []),
+    (r"curve\.json", of_stage("draw_curve"), []),
     (r"fid\.txt", None, ["fid.json"]),
     (r"curve\.png", None, ["curve.json"]),
     (r"tables/[^/]+/[^/]+\.json", read_table, []),
@@ -178,8 +200,9 @@ def read(path: Path) -> Iterator[tuple[Path, object]]:
         want(not aside, place, "left by a job that was killed, unless one is at it")
     for pattern, reader, beside in KINDS:
         if match := re.search(rf"/{pattern}$", str(path)):
+            want(path.is_file(), path, "is no file")
             for name in beside:
                 file = Path(os.path.normpath(path.parent / name.format(**match.groupdict())))
-                want(file.exists(), file, f"missing, while {path.name} is there")
+                want(file.is_file(), file, f"missing, while {path.name} is there")
             if reader:
                 yield path, reader(path)

@@ -122,3 +122,26 @@ def test_only_known_addresses_are_fetched(tmp_path, capsys):
 def test_what_is_known_of_inception_is_one_thing():
     assert downloads.KNOWN[downloads.INCEPTION] == f"sha256:{extractors.INCEPTION_SHA256}"
     assert all(re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", digest) for digest in downloads.KNOWN.values())
+
+
+def test_a_planted_link_is_not_followed(server, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "file.bin.part").symlink_to(victim)
+    with pytest.raises(UserError, match=r"file.bin.part: is a link; delete it"):
+        downloads.fetch(server.url, tmp_path / "file.bin", "key")
+    assert victim.read_text() == "precious"
+
+
+def test_a_body_without_end_is_cut(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "_MOST", 1 << 20)
+    with pytest.raises(UserError, match="can't be downloaded"):
+        downloads.fetch(server.url, tmp_path / "file.bin", "key")
+    assert (tmp_path / "file.bin.part").stat().st_size <= 3 << 20
+
+
+def test_no_login_goes_out(server, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    downloads.fetch(server.url, tmp_path / "file.bin", "key")
+    assert server.logins == [None] * len(server.asked)

@@ -1,16 +1,19 @@
 """Nothing damaged is read in silence: every kind of artifact, every fault, by `agd.verify` and by the stage that reads it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import command
 
 from agd import train, verify
 from agd.artifacts.prompts import read_file
 from agd.artifacts.sealed_json import read_json, read_sealed, sealed_json
 from agd.runtime.errors import UserError
+from agd.settings import configuration
 
 MODEL, OTHER = Path("results/tiny"), Path("results/other")
 SEED = MODEL / "seed0"
@@ -372,3 +375,157 @@ def test_an_adapter_is_compared_with_its_own_trajectories():
     finally:
         shutil.rmtree(strong)
         shutil.rmtree(adapter)
+
+
+@pytest.fixture
+def exchange():
+    """exchange(one, other): let two files or folders change places until the test ends."""
+    done = []
+
+    def swap(one: Path, other: Path) -> None:
+        aside = one.with_name("aside")
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
+
+    def once(one: Path, other: Path) -> None:
+        swap(one, other)
+        done.append((one, other))
+
+    yield once
+    for one, other in reversed(done):
+        swap(one, other)
+
+
+def bad_files() -> str:
+    return "\n".join(verify.bad(Path("results"))[1].values())
+
+
+def test_methods_that_changed_places_are_named(exchange):
+    exchange(SEED / "samples/agd", SEED / "samples/cfg")
+    assert "made with --guidance cfg, not as samples/agd is" in bad_files()
+    assert "made with --guidance adapter, not as samples/cfg is" in bad_files()
+
+
+def test_seeds_that_changed_places_are_named(exchange):
+    exchange(SEED, OTHER / "seed0")
+    assert "sampled from another base model than the one in base/" in bad_files()
+
+
+def test_a_seed_under_another_name_is_named():
+    (OTHER / "seed0").rename(OTHER / "seed5")
+    try:
+        said = bad_files()
+    finally:
+        (OTHER / "seed5").rename(OTHER / "seed0")
+    assert "seed5/trajectories/guided/000000.zarr.zip: sampled for another seed than seed5" in said
+    assert "seed5/adapters/agd/config.json: trained for another seed than seed5" in said
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dead link"])
+@pytest.mark.parametrize("file", [MODEL / "fid.json", SAMPLES / "000000.json", ADAPTER / "training.csv"], ids=str)
+def test_what_is_no_file_is_named(file, kind):
+    whole = file.read_bytes()
+    file.unlink()
+    try:
+        if kind == "folder":
+            file.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(file)
+        else:
+            file.symlink_to("nowhere")
+        assert any(line.startswith(f"{file}: ") for line in bad_files().splitlines())
+    finally:
+        file.rmdir() if kind == "folder" else file.unlink()
+        file.write_bytes(whole)
+
+
+def test_an_adapter_deleted_under_its_comparison_is_named():
+    aside = Path("aside")
+    ADAPTER.rename(aside)
+    try:
+        assert f"{ADAPTER}/config.json: missing or bad, and fid.json tells of it" in bad_files()
+    finally:
+        aside.rename(ADAPTER)
+
+
+RECORDS = {name: Path(file) for name, (file, *_) in KINDS.items() if str(file).endswith(".json")}
+RECORDS |= {"adapter's cost": ADAPTER / "cost.json"}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_of_another_kind_is_named(name, spoil):
+    for other_name, other in RECORDS.items():
+        if other_name != name and "base's" not in other_name:
+            whole = RECORDS[name].read_bytes()
+            shutil.copy(other, RECORDS[name])
+            lines = bad_files()
+            RECORDS[name].write_bytes(whole)
+            place = RECORDS[name].parent
+            assert any(line.startswith(f"{place}/") for line in lines.splitlines()), (other_name, lines)
+
+
+def test_folders_behind_links_are_read_too(spoil, tmp_path):
+    elsewhere = tmp_path / "disk"
+    shutil.move(SEED / "trajectories", elsewhere)
+    (SEED / "trajectories").symlink_to(elsewhere)
+    try:
+        assert bad_files() == ""
+        spoil(SEED / "trajectories/guided/000002.zarr.zip", "truncate")
+        assert f"{SEED}/trajectories/guided/000002.zarr.zip: damaged" in bad_files()
+    finally:
+        (SEED / "trajectories").unlink()
+        shutil.move(elsewhere, SEED / "trajectories")
+
+
+def test_a_folder_without_artifacts_is_no_success(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(SystemExit) as stop:
+        verify.main([str(tmp_path)])
+    assert stop.value.code == 2
+    assert "holds no artifact of agd; give a folder results/, or a part" in capsys.readouterr().err
+
+
+def tiny(**changed) -> dict:
+    """The configuration that the tiny study was made with, but for what is changed: section -> settings."""
+    own = {
+        "base_model": "results/tiny/base",
+        "train_base": {"vae_steps": 2, "steps": 2},
+        "sample_trajectories": {"num_trajectories": 4, "chunk_size": 2, "num_inference_steps": 3},
+        "train": {"steps": 4, "hidden_size": 8, "batch_size": 8, "checkpoint_interval": 2},
+        "measure_fidelity": {"num_trajectories": 2, "num_inference_steps": 2},
+        "adapters": {"agd": {}},
+    }
+    section = configuration.shipped()["models"]["digits-dit"]
+    for key in (*own, *changed):
+        value = {**own, **changed}[key]
+        merged = isinstance(value, dict) and key != "adapters"
+        section[key] = {**section.get(key, {}), **own.get(key, {}), **value} if merged else value
+    return {"models": {"tiny": section}}
+
+
+def test_settings_are_compared_with_a_configuration(tmp_path, capsys):
+    """As after a job that outlived its Snakemake, or with the results of somebody else."""
+    file, seed = tmp_path / "study.yaml", "results/tiny/seed0"
+    cases = [
+        ({}, ""),
+        ({"train": {"steps": 5}}, f"{seed}/adapters/agd/config.json: made with steps 4, and the configuration says 5;"),
+        (
+            {"sample_trajectories": {"num_inference_steps": 2}},
+            f"{seed}/trajectories/guided/000000.zarr.zip: made with num_inference_steps 3, and the configuration says 2;",
+        ),
+        ({"train_base": {"steps": 3}}, "tiny/base/provenance.json: made with steps 2, and the configuration says 3;"),
+        ({"adapters": {"other": {}}, "compared_adapter": "other"}, "'agd' is not in the configuration;"),
+    ]
+    for changed, line in cases:
+        file.write_text(yaml.safe_dump(tiny(**changed)))
+        with pytest.raises(SystemExit) as stop:
+            verify.main(["results/tiny", "--configfile", str(file)])
+        printed = capsys.readouterr()
+        assert stop.value.code == (1 if changed else 0), printed
+        assert line in printed.out
+    file.write_text("models: {tiny: {family: dit}}")
+    with pytest.raises(SystemExit) as stop:
+        verify.main(["results/tiny", "--configfile", str(file)])
+    assert stop.value.code == 2
+    assert "agd.verify: error: models.tiny.base_model: missing; add it to the configuration" in capsys.readouterr().err
