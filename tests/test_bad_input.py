@@ -248,6 +248,7 @@ MISTAKES = {
         ("statistics that are not finite", f"{METRICS} BAD/nan.npz", "BAD/nan.npz: mu or sigma has values that are no finite numbers; make it again"),
         ("a variance below zero", f"{METRICS} BAD/negative.npz --assume-extractor", "BAD/negative.npz: sigma is no covariance (it is not symmetric, or a variance is negative); make it again"),
         ("features of another width", f"{METRICS} BAD/features.npz --assume-extractor", "BAD/features.npz: features (5, 3) are not finite numbers of width 64; make it again"),
+        ("statistics that would fill the memory", f"{METRICS} BAD/bomb.npz", "BAD/bomb.npz: unpacks to more than 1 GiB; give statistics with fewer features"),
         ("statistics of text", f"{METRICS} BAD/words.npz", "BAD/words.npz: mu or sigma has values that are no finite numbers"),
     ],
     "samples and metrics": [
@@ -297,11 +298,17 @@ MISTAKES = {
         ("configuration lacks a key", f"{DIT} BAD/config-lacks", "BAD/config-lacks/transformer/config.json: says nothing of num_embeds_ada_norm; fetch the model again"),
         ("scheduler lacks a key", f"{DIT} BAD/scheduler-lacks", "BAD/scheduler-lacks/scheduler/scheduler_config.json: says nothing of num_train_timesteps"),
         ("no scheduler", f"{DIT} BAD/scheduler-missing", "BAD/scheduler-missing/scheduler/scheduler_config.json: no such file"),
+        ("no layers", f"{DIT} BAD/no-layers-left", "BAD/no-layers-left/transformer/config.json: says num_layers -1; fetch the model again"),
+        ("channels in words", f"{DIT} BAD/channels-of-text", "BAD/channels-of-text/transformer/config.json: says in_channels 'four'; fetch the model again"),
+        ("timesteps in words", f"{DIT} BAD/timesteps-of-text", "scheduler_config.json: says num_train_timesteps 'many', which no scheduler knows"),
+        ("a scheduler that predicts nothing known", f"{DIT} BAD/prediction-unknown", "scheduler_config.json: says prediction_type 'guess', which no scheduler knows; fetch the model again"),
         ("UNet for inpainting", f"{SD} --prompt-file LINES --base-model BAD/unet-inpaint", "BAD/unet-inpaint: its UNet takes 9 channels and gives 4; give a text-to-image model"),
         ("no tokenizer", f"{SD} --prompt-file LINES --base-model BAD/tokenizer-missing", "BAD/tokenizer-missing/tokenizer: holds no tokenizer that can be read (OSError)"),
         ("tokenizer cut", f"{SD} --prompt-file LINES --base-model BAD/tokenizer-cut", "BAD/tokenizer-cut/tokenizer: holds no tokenizer that can be read (JSONDecodeError); fetch"),
         ("no weights", f"{DIT} BAD/weights-missing", "BAD/weights-missing/transformer: holds no weights (*.safetensors); fetch the model again"),
         ("pickles for weights", f"{DIT} BAD/weights-pickled", "BAD/weights-pickled/transformer: its weights are pickles, which may run code when they are read; if you trust them, convert them to safetensors once"),
+        ("weights of another name", f"{SD} --prompt-file LINES --base-model BAD/text-named", "BAD/text-named/text_encoder/config.json: names weights of its own (transformers_weights); take that out"),
+        ("an adapter beside the weights", f"{SD} --prompt-file LINES --base-model BAD/text-adapted", "BAD/text-adapted/text_encoder/adapter_config.json: an adapter that would be applied in silence"),
         ("pickles for a text encoder", f"{SD} --prompt-file LINES --base-model BAD/text-pickled", "BAD/text-pickled/text_encoder: its weights are pickles"),
     ],
     "base models' weights": [
@@ -309,6 +316,8 @@ MISTAKES = {
         ("a web page", f"{DIT} BAD/weights-page", "BAD/weights-page: can't be opened, fetch the model again"),
         ("git-lfs's pointer", f"{DIT} BAD/weights-pointer", "BAD/weights-pointer: can't be opened, fetch the model again (You seem to have cloned a repository without having git-lfs"),
         ("empty file", f"{DIT} BAD/weights-empty", "BAD/weights-empty: can't be opened, fetch the model again"),
+        *((f"a configuration with {name}", f"{DIT} BAD/{name}", f"BAD/{name}: can't be opened, fetch the model again") for name in ("heads-of-text", "heads-of-nothing", "patches-of-half", "norm-unknown")),
+        *((f"a scheduler with {name}", f"{DIT} BAD/{name}", f"BAD/{name}") for name in ("betas-of-text", "betas-unknown")),
         ("of another shape", f"{DIT} BAD/weights-shape", "BAD/weights-shape: can't be opened, fetch the model again (Cannot load because"),
         ("lack one", f"{DIT} BAD/weights-lack", "BAD/weights-lack: its weights lack pos_embed.proj.bias (1 in all); fetch the model again"),
         ("of a text encoder, cut", f"{SD} --prompt-file LINES --base-model BAD/text-cut", "BAD/text-cut/text_encoder: can't be opened, fetch the model again"),
@@ -396,6 +405,18 @@ SPOILT = {
     "weights-empty": ("BASE", lambda f: (f / WEIGHTS).write_bytes(b"")),
     "weights-shape": ("BASE", lambda f: change(f / "transformer" / "config.json", attention_head_dim=16)),
     "weights-lack": ("BASE", lambda f: lack_first(f / WEIGHTS)),
+    "heads-of-text": ("BASE", lambda f: change(f / "transformer" / "config.json", num_attention_heads="many")),
+    "heads-of-nothing": ("BASE", lambda f: change(f / "transformer" / "config.json", num_attention_heads=0)),
+    "no-layers-left": ("BASE", lambda f: change(f / "transformer" / "config.json", num_layers=-1)),
+    "patches-of-half": ("BASE", lambda f: change(f / "transformer" / "config.json", patch_size=0.5)),
+    "norm-unknown": ("BASE", lambda f: change(f / "transformer" / "config.json", activation_fn="nonsense")),
+    "betas-of-text": ("BASE", lambda f: change(f / "scheduler" / "scheduler_config.json", beta_start="low")),
+    "betas-unknown": ("BASE", lambda f: change(f / "scheduler" / "scheduler_config.json", beta_schedule="steep")),
+    "prediction-unknown": ("BASE", lambda f: change(f / "scheduler" / "scheduler_config.json", prediction_type="guess")),
+    "channels-of-text": ("BASE", lambda f: change(f / "transformer" / "config.json", in_channels="four")),
+    "timesteps-of-text": ("BASE", lambda f: change(f / "scheduler" / "scheduler_config.json", num_train_timesteps="many")),
+    "text-named": ("STABLE", lambda f: change(f / "text_encoder" / "config.json", transformers_weights="model.bin")),
+    "text-adapted": ("STABLE", lambda f: (f / "text_encoder" / "adapter_config.json").write_text("{}")),
     "unet-inpaint": ("STABLE", lambda f: change(f / "unet" / "config.json", in_channels=9)),
     "tokenizer-missing": ("STABLE", lambda f: shutil.rmtree(f / "tokenizer")),
     "tokenizer-cut": ("STABLE", lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{")),
@@ -493,6 +514,9 @@ def bad_files(bad: Path, good: dict[str, Path]) -> None:
     np.savez(bad / "features.npz", mu=np.zeros(64), sigma=np.eye(64), features=np.zeros((5, 3)))
     np.savez(bad / "adm.npz", mu=np.zeros(64), sigma=np.eye(64), mu_s=np.zeros(3), sigma_s=np.eye(3))
     np.savez(bad / "nan.npz", mu=np.full(64, np.nan), sigma=np.eye(64))
+    with zipfile.ZipFile(bad / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("mu.npy", "w") as entry:
+        for _ in range(1025):
+            entry.write(bytes(1 << 20))
     np.savez(bad / "words.npz", mu=np.full(64, "a"), sigma=np.full((64, 64), "a"))
 
     shutil.copy(good["CLASSIFIER"], bad / "lonely.safetensors")

@@ -114,18 +114,36 @@ def save(adapters: Adapters, folder: str | Path, record: dict | None = None) -> 
 def push(adapters: Adapters | str | Path, repo_id: str, private: bool = False) -> None:
     """Publish adapters, or a folder of saved ones, on the hub with a model card.
 
-    A model card in the folder is used unchanged. Raises UserError if the hub rejects them, for example without a login.
+    Paths on this machine are left out, but for the name of the base's folder. A model card in the folder is used with no
+    other change. Raises UserError if the hub rejects them, for example without a login.
     """
-    if isinstance(adapters, Adapters):
-        with tempfile.TemporaryDirectory() as folder:
-            saving.save(adapters, folder, {"size": attaching.size(adapters.host), **adapters.record})
-            return push(folder, repo_id, private)
+    with tempfile.TemporaryDirectory() as aside:
+        saved, published = Path(aside) / "saved", Path(aside) / "published"
+        if isinstance(adapters, Adapters):
+            saving.save(adapters, saved, {"size": attaching.size(adapters.host), **adapters.record})
+        else:
+            saved = Path(adapters)
+        _upload(_publishable(saved, published, repo_id), repo_id, private)
+
+
+def _publishable(folder: Path, clean: Path, repo_id: str) -> dict[str, Path]:
+    """Write what may be published of a saved adapter into another folder. Returns name -> file."""
+    description = saving.read_description(folder)
+    place = description.get("provenance", {}).get("base", {}).get("name")
+    public = saving.without_places({key: value for key, value in description.items() if key != "files"})
+    saving.write(clean, saving.read_weights(folder, description), public)
+    text = model_card(public, repo_id)
+    if (folder / saving.CARD).exists():
+        name = public.get("provenance", {}).get("base", {}).get("name")
+        text = (folder / saving.CARD).read_text(encoding="utf-8")
+        text = text.replace(place, name) if place else text
+    (clean / saving.CARD).write_text(text, encoding="utf-8")
+    return {name: clean / name for name in (saving.WEIGHTS, saving.CONFIG, saving.CARD)}
+
+
+def _upload(files: dict[str, Path], repo_id: str, private: bool) -> None:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    folder = Path(adapters)
-    description, written = saving.read_description(folder), folder / saving.CARD
-    text = written.read_text(encoding="utf-8") if written.exists() else model_card(description, repo_id)
-    files = {saving.WEIGHTS: folder / saving.WEIGHTS, saving.CONFIG: folder / saving.CONFIG, saving.CARD: text.encode()}
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]
     try:
         api = HfApi()

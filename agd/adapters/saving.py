@@ -34,8 +34,17 @@ def save(adapters: Adapters, folder: str | Path, record: dict, beside: Iterable[
         raise UserError(
             f"{wrapped[0]}: PEFT put a LoRA on the adapters' own layers; give its LoraConfig exclude_modules=r'agd\\..*', and attach anew"
         )
+    write(
+        folder,
+        state,
+        {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": adapters.base_shape},
+        beside,
+    )
+
+
+def write(folder: str | Path, state: dict[str, torch.Tensor], description: dict, beside: Iterable[str] = ()) -> None:
+    """Write tensors and description as `save` does."""
     folder = make_folder(folder)
-    description = {**record, "adapter": dataclasses.asdict(adapters.config), "base_shape": adapters.base_shape}
     with writing(folder / WEIGHTS) as aside:
         # Only one entry: safetensors writes several in random order, and equal work should give equal bytes.
         metadata = {"agd": json.dumps(description, sort_keys=True)}
@@ -54,6 +63,18 @@ def read_description(folder: str | Path) -> dict:
     ):
         raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
     return read_sealed(path)
+
+
+def without_places(record):
+    """Return a record in which bases that are no hub's are named by the last part of their path: a path may name a person."""
+    if isinstance(record, list):
+        return [without_places(item) for item in record]
+    if not isinstance(record, dict):
+        return record
+    found = {key: without_places(value) for key, value in record.items()}
+    if {"name", "revision"} <= set(found) and found["revision"] is None:
+        found["name"] = Path(found["name"]).name
+    return found
 
 
 def base_name(folder: str | Path, description: dict) -> str:

@@ -1,6 +1,5 @@
-"""Records what made an artifact: stage and its version, settings, commit, packages, device. It holds no time, host or
-user
-name: equal work gives equal bytes, and nothing private is published."""
+"""Records what made an artifact: stage and its version, settings, commit, packages, device. It holds no time and no host:
+equal work gives equal bytes. It names bases as the user did; `agd.push` takes their paths off."""
 
 import functools
 import hashlib

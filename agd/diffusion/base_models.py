@@ -96,11 +96,9 @@ def open_safely(kind: type, folder: Path, **options):
     options: other arguments of `from_pretrained`; a pipeline's part that is given as None is left out. Raises
     UserError, naming the folder, if it can't be opened.
     """
-    from safetensors import SafetensorError
-
     try:
         return kind.from_pretrained(folder, use_safetensors=True, **options)
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a stranger's files: there is no end of what a library raises for them
         raise UserError(f"{folder}: can't be opened, fetch the model again ({one_line(error)})") from None
 
 
@@ -123,6 +121,13 @@ def check_weights(folder: Path, key: str | None = None, of: Path | None = None) 
         parts = set(map(str, read_json(file).get("weight_map", {}).values()))
         if odd := sorted(name for name in parts if Path(name).name != name or Path(name).suffix != _SAFE):
             raise UserError(f"{where}{file}: names {odd[0]}, which is no {_SAFE} file beside it; fetch the model again")
+    described = folder / "config.json"
+    if described.is_file() and "transformers_weights" in read_json(described):
+        raise UserError(f"{where}{described}: names weights of its own (transformers_weights); take that out")
+    if "adapter_config.json" in names:
+        raise UserError(
+            f"{where}{folder / 'adapter_config.json'}: an adapter that would be applied in silence; merge it, or move it away"
+        )
     _want_safe(f"{where}{folder}", names, str(of or folder))
 
 

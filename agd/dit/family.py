@@ -118,7 +118,12 @@ class DiT:
 
 
 def _config(folder: Path) -> dict:
-    return read_json(folder / "transformer" / "config.json", "num_embeds_ada_norm", "in_channels", "sample_size")
+    file = folder / "transformer" / "config.json"
+    found = read_json(file, "num_embeds_ada_norm", "in_channels", "sample_size")
+    for name in ("num_embeds_ada_norm", "in_channels", "sample_size", "num_layers"):
+        if name in found and not (type(found[name]) is int and found[name] > 0):
+            raise UserError(f"{file}: says {name} {found[name]!r}; fetch the model again")
+    return found
 
 
 MODEL_CLASS = DiT

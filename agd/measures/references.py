@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from agd.measures import distances
 from agd.measures.extractors import Extractor
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
+
+_MOST = 1 << 30  # bytes; 50,000 features of Inception are 0.4 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,7 @@ def read_reference(path: str | Path) -> Reference:
     """
     if Path(path).is_file():
         check_if_sealed(path)
+    _check_size(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mu, sigma = arrays["mu"], arrays["sigma"]
@@ -103,6 +107,16 @@ def read_reference(path: str | Path) -> Reference:
         )
     known = {"n": 0, "extractor": "", "weights_sha256": "", "source": str(path)} | more
     return Reference(mu=mu, sigma=sigma, features=features, **known)
+
+
+def _check_size(path: str | Path) -> None:
+    """Raise UserError for a small file that would fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST:
+                raise UserError(
+                    f"{path}: unpacks to more than 1 GiB; give statistics with fewer features (max_features)"
+                )
 
 
 def check_extractor(reference: Reference, path: str, extractor: str, image_size: int, assume: bool) -> None:

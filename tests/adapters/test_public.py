@@ -721,6 +721,25 @@ def test_pushed_files_are_the_saved_ones_with_a_card(trained, tmp_path, monkeypa
         agd.push(tmp_path, "adapter")
 
 
+def test_no_path_of_this_machine_is_published(trained, tmp_path, monkeypatch):
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    adapters = agd.load(pipeline(), trained["sd"])
+    local = {"name": "/home/alice/models/mine", "revision": None, "fingerprint": "f" * 64}
+    own = {**RECORD["provenance"], "base": local, "trajectories": {"made": {"base": local}}}
+    agd.save(adapters, tmp_path, {"provenance": own})
+    assert b"alice" in (tmp_path / "README.md").read_bytes()
+    for what in (tmp_path, adapters):
+        adapters.record |= {"provenance": own}
+        agd.push(what, "me/adapter")
+        for name, data in hub.files.items():
+            assert b"alice" not in data, name
+        assert b"mine" in hub.files["README.md"]
+    for name, data in hub.files.items():
+        (tmp_path / name).write_bytes(data)
+    assert agd.load(pipeline(), tmp_path).record["provenance"]["base"]["name"] == "mine"
+
+
 def test_a_card_says_when_nothing_is_known(tmp_path):
     agd.save(agd.attach(random_dit(), agd.AdapterConfig(hidden_size=8)), tmp_path)
     text = (tmp_path / "README.md").read_text()

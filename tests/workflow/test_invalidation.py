@@ -5,14 +5,17 @@ both, and compares sets of jobs: nothing more, nothing less. The settings are th
 lie there, so that none can be forgotten.
 """
 
+import contextlib
 import copy
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from studies import BY_CLASS, TWO_TARGETS, planned_jobs, snakemake, two_models
 
+from agd import verify
 from agd.settings import schema
 from agd.settings.versions import VERSIONS
 
@@ -421,3 +424,20 @@ def test_a_touched_file_reruns_nothing(finished):
 def test_resources_rerun_nothing(finished, words):
     done = snakemake(finished, "-n", *words, "--configfile", finished / "study.yaml", targets=TWO_TARGETS)
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_results_copied_without_their_times_are_taken_over(finished, tmp_path):
+    """As docs/running.md says: look at all of it, then tell Snakemake that it is right."""
+    copied, study = tmp_path / "copied", finished / "study.yaml"
+    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns(".snakemake"), copy_function=shutil.copyfile)
+    for file in sorted(files_of(copied), reverse=True):
+        file.touch()
+    assert len(plan(copied, two_models())) > 10
+    with contextlib.chdir(copied), pytest.raises(SystemExit) as verified:
+        verify.main(["results", "--configfile", str(study)])
+    assert verified.value.code == 0
+    snakemake(copied, "--cores", "1", "--touch", "--forceall", "--configfile", study, targets=TWO_TARGETS)
+    assert plan(copied, two_models()) == set()
+    changed = two_models()
+    changed["models"]["tiny"]["train"]["steps"] = 5
+    assert plan(copied, changed) == trained("tiny")  # it knows what it took over
