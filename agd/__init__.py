@@ -14,7 +14,14 @@ This is the public API. A function imports torch only when it is first used, so 
 those of kind `lora` also have `fuse(w)` and `unfuse()`.
 """
 
+import os
+import sys
+
 from agd.runtime.lazy import hand_on
+
+if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()]:
+    # `python -m agd...` would look for every module in the working folder first, where data lies, and run a torch.py there.
+    del sys.path[0]
 
 __version__ = "0.1.0"
 __all__, __getattr__ = hand_on(

@@ -714,3 +714,17 @@ def test_a_secret_in_the_configuration_is_not_said():
         configuration.check(configuration.shipped() | {"models": {"x": section}})
     assert "reference" in str(error.value)
     assert "hush" not in str(error.value)
+
+
+def test_modules_in_the_working_folder_are_not_run(tmp_path):
+    """`python -m` puts the working folder before everything; data lies there."""
+    for name in ("zipfile", "torch", "csv", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w').close()\n")
+    root = Path(__file__).resolve().parent.parent
+    words = [sys.executable, "-m", "agd.prepare_reference", "--reference", "none", "--output", "x.npz"]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)}
+    )
+    assert "none: no such folder or file of images" in done.stderr
+    assert done.returncode == 2
+    assert not (tmp_path / "run").exists()

@@ -30,8 +30,8 @@ def check(folder: Path, name: str, steps: int, model: str) -> None:
     name: `default` (the model's own) or a key of BY_NAME. model: the user's name of the pipeline.
     """
     described = read_json(folder / "scheduler" / "scheduler_config.json", "_class_name", "num_train_timesteps")
-    own = described["_class_name"]
-    draws = own not in _DETERMINISTIC or "sde" in described.get("algorithm_type", "")
+    own = str(described["_class_name"])
+    draws = own not in _DETERMINISTIC or "sde" in str(described.get("algorithm_type"))
     if name == "default" and draws:
         raise UserError(
             f"scheduler: default is {own} in {model}, which draws noise at every step; choose one of {', '.join(BY_NAME)}"
