@@ -9,7 +9,7 @@ _SD = ("Pipeline", "Img2ImgPipeline", "InpaintPipeline", "AdapterPipeline")
 _SD += ("ControlNetPipeline", "ControlNetImg2ImgPipeline", "ControlNetInpaintPipeline")
 _PAG = ("PAGPipeline", "PAGImg2ImgPipeline", "PAGInpaintPipeline", "ControlNetPAGPipeline")
 SERVED = frozenset(
-    ["DiTPipeline"]
+    ["DiTPipeline", "KolorsPipeline", "KolorsImg2ImgPipeline", "KolorsPAGPipeline"]
     + [f"StableDiffusion{name}" for name in (*_SD, *_PAG, "ControlNetPAGInpaintPipeline")]
     + [f"StableDiffusionXL{name}" for name in (*_SD, *_PAG, "ControlNetPAGImg2ImgPipeline")]
 )
@@ -36,9 +36,13 @@ REFUSED = {
     **dict.fromkeys(("StableDiffusionGLIGENPipeline", "StableDiffusionGLIGENTextImagePipeline"), _OWN_UNET),
     **dict.fromkeys(("StableDiffusionUpscalePipeline", "StableDiffusionLatentUpscalePipeline"), _OWN_UNET),
     **dict.fromkeys(
-        ("StableDiffusionDepth2ImgPipeline", "KolorsPipeline", "KolorsImg2ImgPipeline", "KolorsPAGPipeline"), _OWN_UNET
+        (
+            "StableDiffusionDepth2ImgPipeline",
+            "StableDiffusionControlNetXSPipeline",
+            "StableDiffusionXLControlNetXSPipeline",
+        ),
+        _OWN_UNET,
     ),
-    **dict.fromkeys(("StableDiffusionControlNetXSPipeline", "StableDiffusionXLControlNetXSPipeline"), _OWN_UNET),
     **dict.fromkeys(("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"), _DISTILLED),
     **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline", "MusicLDMPipeline"), _VIDEO),
     **dict.fromkeys(

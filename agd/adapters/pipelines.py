@@ -195,11 +195,13 @@ def _embeds_of_nothing(pipe, clip_skip: int | None) -> dict[str, list[torch.Tens
     found: dict[str, list[torch.Tensor]] = {}
     for prompt in (None, ""):
         wanted = dict(device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=True)
-        encoded = pipe.encode_prompt("", negative_prompt=prompt, clip_skip=clip_skip, **wanted)
+        wanted |= {"clip_skip": clip_skip} if clip_skip is not None else {}  # not every class has it
+        encoded = pipe.encode_prompt("", negative_prompt=prompt, **wanted)
         for name, value in zip(
             ("negative_prompt_embeds", "negative_pooled_prompt_embeds"), encoded[1::2], strict=False
         ):
-            found.setdefault(name, []).append(value)
+            if value is not None:
+                found.setdefault(name, []).append(value)
     return found
 
 

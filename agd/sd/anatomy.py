@@ -23,11 +23,12 @@ def _norms(denoiser: nn.Module) -> dict[str, nn.GroupNorm]:
 
 
 def _check_inputs(denoiser: nn.Module) -> None:
-    """Raise UserError unless a UNet takes what text to image takes: prompts as tokens of the cross-attentions' width."""
+    """Raise UserError unless a UNet takes what text to image takes: prompts as tokens, projected (Kolors) or not."""
     described = denoiser.config
     blocks = (*described.down_block_types, described.mid_block_type or "", *described.up_block_types)
     unlike = {
-        "encoder_hid_dim_type": described.encoder_hid_dim_type not in (None, "ip_image_proj"),  # Kolors, IF, Kandinsky
+        "encoder_hid_dim_type": described.encoder_hid_dim_type
+        not in (None, "ip_image_proj", "text_proj"),  # IF, Kandinsky
         "addition_embed_type": described.addition_embed_type not in (None, "text_time"),
         "block types": any(name.startswith(("SimpleCross", "UNetMidBlock2DSimple")) for name in blocks),
     }
@@ -39,7 +40,8 @@ def _check_inputs(denoiser: nn.Module) -> None:
 
 def _widths(denoiser: nn.Module) -> dict[str, int]:
     _check_inputs(denoiser)
-    width = denoiser.config.cross_attention_dim
+    projected = denoiser.config.encoder_hid_dim_type == "text_proj"
+    width = denoiser.config.encoder_hid_dim if projected else denoiser.config.cross_attention_dim
     widths = {
         "timestep": denoiser.time_embedding.linear_2.out_features,
         "prompt": width if isinstance(width, int) else width[0],

@@ -2,11 +2,15 @@
 
 import importlib.util
 import inspect
+import io
+import tempfile
+from pathlib import Path
 
 import diffusers
 import pytest
+import sentencepiece
 import torch
-from conftest import random_dit, random_text_to_image
+from conftest import random_dit, random_text_to_image, random_unet
 from studies import ROOT
 from test_compose import MASK, PICTURE, quiet, with_controlnet
 
@@ -18,6 +22,7 @@ spec = importlib.util.spec_from_file_location("list_pipelines", ROOT / "docs" / 
 list_pipelines = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(list_pipelines)
 STEPS, W = 2, 4.0
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # Kolors, when it is imported
 PROMPTS = ["a cat in the rain", "a dog"]
 PICTURES, MASKS = PICTURE.repeat(2, 1, 1, 1), MASK.repeat(2, 1, 1, 1)
 IMAGE = dict(image=PICTURES, strength=1.0)
@@ -44,6 +49,33 @@ def t2i_adapter():
     return network
 
 
+def kolors():
+    """Kolors over small random models, with a tokenizer trained here."""
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+    from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+
+    trained = io.BytesIO()
+    sentences = ["a cat in the rain", "a dog", "two birds on a wire", "the sea at night"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences * 20), model_writer=trained, vocab_size=22, minloglevel=2
+    )
+    file = Path(tempfile.mkdtemp()) / "tokenizer.model"
+    file.write_bytes(trained.getvalue())
+    about = dict(
+        num_layers=2, padded_vocab_size=60, hidden_size=8, ffn_hidden_size=16, kv_channels=4, num_attention_heads=2
+    )
+    about |= dict(
+        multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True, original_rope=True, use_cache=True
+    )
+    torch.manual_seed(1)
+    reads = ChatGLMModel(ChatGLMConfig(**about)).eval()
+    for weight in reads.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    pipe = random_text_to_image(double=True)
+    unet = random_unet(0, True, encoder_hid_dim=8, encoder_hid_dim_type="text_proj")
+    return diffusers.KolorsPipeline(pipe.vae, reads, ChatGLMTokenizer(str(file)), unet, pipe.scheduler)
+
+
 def built(name: str):
     """A pipeline of this class over small random models."""
     kind = getattr(diffusers, name)
@@ -51,7 +83,7 @@ def built(name: str):
         vae = diffusers.AutoencoderKL(latent_channels=2, block_out_channels=(4,), norm_num_groups=2, sample_size=4)
         return quiet(kind(random_dit(), vae, diffusers.DDIMScheduler(clip_sample=False)))
     double = name.startswith("StableDiffusionXL")
-    pipe = random_text_to_image(double=double)
+    pipe = kolors() if name.startswith("Kolors") else random_text_to_image(double=double)
     more = {}
     if "ControlNet" in name:
         more["controlnet"] = with_controlnet(pipe)
