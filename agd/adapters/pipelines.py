@@ -140,10 +140,10 @@ def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack) -> C
         pipe._guidance_scale, pipe._in_callback = shown.clone() if several else shown, True
         try:
             result = callback(pipe, step, timestep, tensors)
-            changed = torch.as_tensor(pipe._guidance_scale)
+            changed = torch.as_tensor(pipe._guidance_scale, dtype=torch.float32)
         finally:
             pipe._guidance_scale, pipe._in_callback = 1.0, False
-        if not torch.equal(changed.cpu(), torch.as_tensor(shown).cpu()):
+        if not torch.equal(changed.cpu(), torch.as_tensor(shown, dtype=torch.float32).cpu()):
             scales.enter_context(adapters.scale(changed))
         return result
 

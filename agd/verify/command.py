@@ -23,17 +23,21 @@ def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
     """
     found, lines = {}, {}
 
-    def note(check: Callable, path: Path) -> None:
+    def note(check: Callable, path: Path | None = None) -> None:
         try:
             found.update(check() or {})
-        except (UserError, KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
-            odd = not isinstance(error, UserError)
-            file, problem = (
-                (str(path), "says something else than such a file does") if odd else str(error).split(": ", 1)
-            )
+        except UserError as error:
+            file, problem = str(error).split(": ", 1)
             file = str(Path(file).parent) if Path(file).parent.is_file() else file  # name the zip, not the image in it
             line = f"{file}: {problem.rsplit('; ', 1)[0]}; {_mend(file)}"
-            lines.setdefault(file, line.replace(f"{Path.cwd()}/", ""))
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            file = str(path or folder)
+            line = f"{file}: records that can't be compared ({type(error).__name__})"
+            if path:  # its reader expects what is not there
+                line = f"{file}: says something else than such a file does; {_mend(file)}"
+        else:
+            return
+        lines.setdefault(file, line.replace(f"{Path.cwd()}/", ""))
 
     folder = folder.absolute()
     with progress_bar(all_below(folder), "verify") as bar:
@@ -41,7 +45,7 @@ def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
             note(lambda path=path: dict(read(path)), path)
     number = len(found) + len(lines)
     for check in consistency_checks(found, folder):
-        note(check, folder)
+        note(check)
     for path, check in settings_checks(found, config) if config else ():
         note(check, path)
     return number, lines
