@@ -36,7 +36,7 @@ ANATOMY = Anatomy(
 import torch
 from diffusers import DDIMScheduler
 
-from agd.settings.configuration import class_labels
+from agd.settings.written_values import class_labels
 
 
 class MODEL_CLASS:

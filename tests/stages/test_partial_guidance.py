@@ -23,7 +23,7 @@ from agd.diffusion.sampling import generators, noise
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
 from agd.sd.family import StableDiffusion
-from agd.settings.configuration import guided_sigmas
+from agd.settings.written_values import guided_sigmas
 
 STEPS = 8
 PROMPTS = ["a cat in the rain", "a dog"]
