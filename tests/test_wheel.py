@@ -60,9 +60,10 @@ def test_a_stage_says_its_settings(run, name):
 
 
 def test_a_stage_runs(run):
-    done = run("agd.digits.prepare_digits", "--output", "images.zip", "--annotations", "annotations.zip")
+    files = ("--output", "results/digits/images.zip", "--annotations", "results/digits/annotations.zip")
+    done = run("agd.digits.prepare_digits", *files)
     assert done.returncode == 0, done.stderr
-    assert run("agd.verify", ".").stdout.endswith("artifacts, all whole and consistent\n")
+    assert run("agd.verify", "results").stdout.endswith("artifacts, all whole and consistent\n")
 
 
 def test_a_mistake_is_one_line(run):
