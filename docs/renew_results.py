@@ -18,9 +18,16 @@ IMAGES = PAGE.parent / "images"
 _LONG = 20  # rows; longer tables are folded
 
 
-def marked(name: str) -> re.Pattern:
-    """What stands between the marks of a name, in the page."""
-    return re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+def between(page: str, name: str) -> tuple[int, int]:
+    """Return where what stands between the marks of a name begins and ends, in the page."""
+    first = page.index(f"<!-- {name} -->\n") + len(f"<!-- {name} -->\n")
+    return first, page.index("<!-- end -->", first)
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """Return the page with this text between the marks of a name."""
+    first, last = between(page, name)
+    return page[:first] + text + page[last:]
 
 
 def stated(page: str) -> dict[str, int]:
@@ -60,9 +67,8 @@ def shown(folder: Path, name: str) -> str:
 def renewed(page: str, folder: Path | None) -> str:
     """Return the page with what stands between its marks made again."""
     for name in re.findall(r"<!-- table (\w+) -->", page) if folder else []:
-        text = shown(folder, name)
-        page = marked(f"table {name}").sub(lambda _, text=text: text, page)
-    return marked("standing").sub(lambda _: standing(page), page)
+        page = filled(page, f"table {name}", shown(folder, name))
+    return filled(page, "standing", standing(page))
 
 
 if __name__ == "__main__":

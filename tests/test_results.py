@@ -19,7 +19,7 @@ def test_every_table_is_shown_in_order():
     names = re.findall(r"<!-- table (\w+) -->", PAGE)
     assert names == list(configuration.shipped()["tables"]["digits"])
     for name in names:
-        assert "Stage versions: " in renew_results.marked(f"table {name}").search(PAGE)[0], f"{name}: not shown"
+        assert "Stage versions: " in PAGE[slice(*renew_results.between(PAGE, f"table {name}"))], f"{name}: not shown"
 
 
 def test_its_pictures_are_there():
@@ -31,7 +31,7 @@ def test_its_pictures_are_there():
 
 
 def test_it_says_which_stages_have_changed_since(monkeypatch):
-    shown = renew_results.marked("standing").search(PAGE)[0]
+    shown = PAGE[slice(*renew_results.between(PAGE, "standing"))]
     assert shown == renew_results.standing(PAGE), "run PYTHONPATH=. python docs/renew_results.py"
     stated = renew_results.stated(PAGE)
     assert set(stated) >= {"train", "sample", "calculate_metrics", "measure_fidelity"}
