@@ -73,7 +73,7 @@ def list_images(source: str | Path) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in Path(name).parts)
 
 
 def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.Image]:

@@ -22,7 +22,6 @@ spec = importlib.util.spec_from_file_location("list_pipelines", ROOT / "docs" / 
 list_pipelines = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(list_pipelines)
 STEPS, W = 2, 4.0
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # Kolors, when it is imported
 PROMPTS = ["a cat in the rain", "a dog"]
 PICTURES, MASKS = PICTURE.repeat(2, 1, 1, 1), MASK.repeat(2, 1, 1, 1)
 IMAGE = dict(image=PICTURES, strength=1.0)

@@ -16,10 +16,7 @@ import agd
 from agd.adapters import known_pipelines
 from agd.adapters.pipelines import denoiser_of
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated"),  # Kolors, when it is imported
-]
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 CLASSES = sorted(known_pipelines.SERVED)
 WITH_PROMPTS = [name for name in CLASSES if name != "DiTPipeline"]
 # T2I-Adapter's pipelines have the older callback, which is not given the pipeline.

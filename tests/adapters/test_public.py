@@ -567,7 +567,7 @@ def test_a_wrapped_denoiser_is_the_one_inside(trained):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"encoder_hid_dim": 12}, "encoder_hid_dim_type"),
+        ({"encoder_hid_dim": 12, "encoder_hid_dim_type": "text_image_proj"}, "encoder_hid_dim_type"),
         ({"addition_embed_type": "text", "addition_embed_type_num_heads": 2}, "addition_embed_type"),
         (
             {
