@@ -250,7 +250,7 @@ MISTAKES = {
         ("statistics that are not finite", f"{METRICS} BAD/nan.npz", "BAD/nan.npz: mu or sigma has values that are no finite numbers; make it again"),
         ("a variance below zero", f"{METRICS} BAD/negative.npz --assume-extractor", "BAD/negative.npz: sigma is no covariance (it is not symmetric, or a variance is negative); make it again"),
         ("features of another width", f"{METRICS} BAD/features.npz --assume-extractor", "BAD/features.npz: features (5, 3) are not finite numbers of width 64; make it again"),
-        ("statistics that would fill the memory", f"{METRICS} BAD/bomb.npz", "BAD/bomb.npz: unpacks to more than 1 GiB; give statistics with fewer features"),
+        ("statistics that would fill the memory", f"{METRICS} BAD/bomb.npz", "BAD/bomb.npz/mu.npy: unpacks to 1074790400 bytes, more than 1073741824"),
         ("statistics of text", f"{METRICS} BAD/words.npz", "BAD/words.npz: mu or sigma has values that are no finite numbers"),
     ],
     "samples and metrics": [

@@ -26,7 +26,8 @@ from agd.adapters import saving
 from agd.artifacts import checkpoints, labelled_images, prompts, table_text, trajectories
 from agd.artifacts.images import iterate_images, list_images, read_images
 from agd.artifacts.sealed_json import read_json, read_sealed, write_sealed
-from agd.diffusion import base_models
+from agd.diffusion import base_models, schedulers
+from agd.dit.family import DiT
 from agd.measures import references
 from agd.runtime.errors import UserError
 from agd.settings import command_line, configuration, schema, tables, validation, yaml_files
@@ -181,12 +182,9 @@ def good(tmp_path_factory, base) -> Path:
 
 def base_of(file: Path) -> None:
     """What a command line looks at before it opens a model."""
-    folder = file.parents[len(file.parts) - file.parts.index("base") - 2]
+    folder = next(place for place in file.parents if place.name == "base")
     base_models.index(folder, ["DiTPipeline"], {})
     base_models.check_weights(folder / "transformer")
-    from agd.diffusion import schedulers
-    from agd.dit.family import DiT
-
     DiT.classes(str(folder))
     schedulers.check(folder, "default", 2, "base")
 

@@ -21,9 +21,6 @@ BY_NAME = {
 _DETERMINISTIC = {kind.__name__ for kind, _ in BY_NAME.values()} | {"PNDMScheduler", "DEISMultistepScheduler"}
 
 
-_PREDICTIONS = ("epsilon", "sample", "v_prediction")
-
-
 def check(folder: Path, name: str, steps: int, model: str) -> None:
     """Raise UserError unless the pipeline's scheduler is deterministic, or replaced, and allows this number of steps.
 
@@ -36,11 +33,11 @@ def check(folder: Path, name: str, steps: int, model: str) -> None:
         raise UserError(
             f"scheduler: default is {own} in {model}, which draws noise at every step; choose one of {', '.join(BY_NAME)}"
         )
-    for key, allowed in (("num_train_timesteps", int), ("steps_offset", int), ("prediction_type", _PREDICTIONS)):
-        value = described.get(key)
-        if value is not None and not (type(value) is allowed if isinstance(allowed, type) else value in allowed):
-            file = folder / "scheduler" / "scheduler_config.json"
-            raise UserError(f"{file}: says {key} {value!r}, which no scheduler knows; fetch the model again")
+    known = {key: type(described.get(key, 0)) is int for key in ("num_train_timesteps", "steps_offset")}
+    known["prediction_type"] = described.get("prediction_type", "epsilon") in ("epsilon", "sample", "v_prediction")
+    if odd := [key for key, is_known in known.items() if not is_known]:
+        file = folder / "scheduler" / "scheduler_config.json"
+        raise UserError(f"{file}: says {odd[0]} {described[odd[0]]!r}, which no scheduler knows; fetch the model again")
     trained = described["num_train_timesteps"]
     # `leading` schedulers add an offset to their timesteps. With too many steps, the first timestep would be outside
     # the range of training; some schedulers raise an error then, some don't.

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from agd.artifacts.images import iterate_images, list_images
-from agd.artifacts.zips import check_if_sealed, write_zip
+from agd.artifacts.zips import check_if_sealed, read_entry, write_zip
 from agd.measures import distances
 from agd.measures.extractors import Extractor
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
-
-_MOST = 1 << 30  # bytes; 50,000 features of Inception are 0.4 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +71,16 @@ def read_reference(path: str | Path) -> Reference:
     """
     if Path(path).is_file():
         check_if_sealed(path)
-    _check_size(path)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            mu, sigma = arrays["mu"], arrays["sigma"]
+        with zipfile.ZipFile(path) as archive:
+            there = {name.removesuffix(".npy") for name in archive.namelist()}
+            mu, sigma = _array(archive, "mu"), _array(archive, "sigma")
             own = ("n", "extractor", "weights_sha256", "source", "image_size")
-            more = {name: arrays[name].item() for name in own if name in arrays}
-            features = arrays.get("features")
-            by_adm = "mu_s" in arrays
+            more = {name: _array(archive, name).item() for name in own if name in there}
+            features = _array(archive, "features") if "features" in there else None
+            by_adm = "mu_s" in there
+    except UserError:
+        raise
     except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file
         raise UserError(
             f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again"
@@ -109,15 +109,8 @@ def read_reference(path: str | Path) -> Reference:
     return Reference(mu=mu, sigma=sigma, features=features, **known)
 
 
-def _check_size(path: str | Path) -> None:
-    """Raise UserError for a small file that would fill the memory."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return  # what it is instead, its reader says
-    if size > _MOST:
-        raise UserError(f"{path}: unpacks to more than 1 GiB; give statistics with fewer features (max_features)")
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    return np.load(io.BytesIO(read_entry(archive, f"{name}.npy")), allow_pickle=False)
 
 
 def check_extractor(reference: Reference, path: str, extractor: str, image_size: int, assume: bool) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from agd.runtime.errors import UserError
 from agd.settings import written_values, yaml_files
 from agd.settings.adapter_choices import check_adapter, check_gain
-from agd.settings.results import GUIDED, MOST_FILES, TRAINED_BASE, half, scale_name, total
+from agd.settings.results import GUIDED, TRAINED_BASE, half, scale_name, total
 from agd.settings.schema import ADAPTER_KEYS, ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
 from agd.settings.validation import allowed, check_against, key_of
 
+_MOST_FILES = 100_000  # of one stage; far fewer already keep Snakemake busy for minutes
 # Stage -> the key of a model's section whose entries override the stage's settings, by name.
 VARIANTS = {
     "train": "adapters",
@@ -197,9 +198,9 @@ def compared_adapter(config: dict, model: str) -> str:
 
 def _check_number_of_files(stage: str, values: dict, where: str) -> None:
     number, size = total(stage, values), values["chunk_size"]
-    if number > MOST_FILES * size:
+    if number > _MOST_FILES * size:
         raise UserError(
-            f"{key_of(where, 'chunk_size')}: {size} makes more than {MOST_FILES:,} files for {number}; raise it"
+            f"{key_of(where, 'chunk_size')}: {size} makes more than {_MOST_FILES:,} files for {number}; raise it"
         )
 
 

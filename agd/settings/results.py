@@ -21,9 +21,6 @@ def total(stage: str, chosen: dict) -> int:
     return chosen["num_samples" if stage == "sample" else "num_trajectories"]
 
 
-MOST_FILES = 100_000  # of one stage; far fewer already keep Snakemake busy for minutes
-
-
 def chunk_names(stage: str, chosen: dict) -> list[str]:
     """Return the names of a stage's chunks: the index of their first trajectory or image."""
     return [f"{first:06d}" for first in range(0, total(stage, chosen), chosen["chunk_size"])]

@@ -97,10 +97,10 @@ def _check_samples(zips: Found, found: Found) -> None:
         placed = (chosen["guidance_scale"], chosen["num_inference_steps"], f"seed{made['seed']}")
         said = (float(w[1:]), int(n[1:]), seed.name)
         want(placed == said, path, f"made with other settings ({placed}) than its path says")
-        kind = "none" if method == "none" else "adapter" if (seed / "adapters" / method).is_dir() else "cfg"
-        free = method not in results.BUILT_IN and kind == "cfg"  # an adapter's, deleted on purpose, or a method's
-        right = made["guidance"] == kind or (free and made["guidance"] == "adapter")
-        want(right, path, f"made with --guidance {made['guidance']}, not as samples/{method} is")
+        # Without an adapter's folder: a kind of cfg, or an adapter's whose folder was deleted on purpose.
+        named = ["adapter"] if (seed / "adapters" / method).is_dir() else ["cfg", "adapter"]
+        right = [method] if method in results.BUILT_IN else named
+        want(made["guidance"] in right, path, f"made with --guidance {made['guidance']}, not as samples/{method} is")
         alike = all(made.get(k) == first.get(k) for k in ("guidance", "settings", "stage_version", "subjects", "base"))
         want(alike, path, "made otherwise than the first of its folder")
         adapter = found.get(seed / "adapters" / method / saving.CONFIG)
@@ -148,7 +148,7 @@ def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
     for name, row in record["methods"].items():
         if name not in (*results.BUILT_IN, results.HALF):
             for seed in row["per_seed"]:
-                yield folder / f"seed{seed}/adapters/{name}/{saving.CONFIG}", {}
+                yield folder / f"seed{seed}/adapters/{name}/{saving.CONFIG}", {}  # it must be there, no more
         method = "cfg" if name == results.HALF else name
         w = "1" if method == "none" else results.scale_name(record["guidance_scale"])
         for seed, figures in row["per_seed"].items():

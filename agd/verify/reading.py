@@ -177,7 +177,7 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"adapters/[^/]+/cost\.json", read_cost, []),
     (r"adapters/[^/]+/checkpoint\.safetensors", read_checkpoint, []),
     (rf"samples/{_METHOD}/(?P<chunk>\d+)\.zip", read_samples, ["{chunk}.json"]),
-    (rf"samples/{_METHOD}/(?P<chunk>\d+)\.json", read_cost, []),
+    (rf"samples/{_METHOD}/\d+\.json", read_cost, []),
     (rf"metrics/{_METHOD}\.json", of_stage("calculate_metrics"), ["../../../../reference.npz"]),
     (r"fidelity/[^/]+\.json", of_stage("measure_fidelity"), []),
     (r"fid\.json", of_stage("tabulate"), []),

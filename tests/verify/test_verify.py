@@ -454,7 +454,7 @@ RECORDS |= {"adapter's cost": ADAPTER / "cost.json"}
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_of_another_kind_is_named(name, spoil):
+def test_a_record_of_another_kind_is_named(name):
     for other_name, other in RECORDS.items():
         if other_name != name and "base's" not in other_name:
             whole = RECORDS[name].read_bytes()
