@@ -278,7 +278,7 @@ PICKLES = [
     (adapter, "copy/adapter.safetensors: damaged"),
     (classifier, "c.safetensors doesn't hold the digits classifier"),
     (npz, "r.npz: not an .npz of statistics (mu, sigma) (ValueError)"),
-    (npz_plain, "r.npz: not an .npz of statistics (mu, sigma) (ValueError)"),
+    (npz_plain, "r.npz: not an .npz of statistics (mu, sigma) (BadZipFile)"),
     (inception, "inception-2015-12-05.pt is not inception-2015-12-05.pt (its sha256 differs)"),
     (dinov2, "dino.pth is not a .safetensors file, and nothing else is read"),
     (clip, "clip_model: {}/clip: its weights are pickles"),
