@@ -18,7 +18,7 @@ from agd.adapters.lora_export import export_lora
 from agd.adapters.model_card import model_card
 from agd.adapters.module import Adapters
 from agd.artifacts.files import writing
-from agd.runtime.errors import UserError, one_line
+from agd.runtime.errors import UserError, errors_say, one_line
 from agd.settings import families
 
 __all__ = ["AdapterConfig", "attach", "detach", "export_lora", "load", "push", "save", "unload"]
@@ -145,10 +145,9 @@ def _upload(files: dict[str, Path], repo_id: str, private: bool) -> None:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]
-    try:
+    with errors_say(
+        repo_id, lambda error: f"{repo_id}: the hub did not take it ({one_line(error)}); log in, and check the name"
+    ):
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.create_commit(repo_id, operations, commit_message="Add guidance adapters")
-    except Exception as error:  # the hub's client raises many unrelated types when it rejects a push
-        raise UserError(f"{repo_id}: the hub did not take it ({one_line(error)}); log in, and check the name") from None
-    return None

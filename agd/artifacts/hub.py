@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from agd.runtime.errors import UserError
+from agd.runtime.errors import errors_say
 
 
 @contextlib.contextmanager
@@ -14,14 +14,13 @@ def hub_errors(name: str, advice: str = "") -> Iterator[None]:
     """
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        yield
-    except UserError:
-        raise
-    except HFValidationError:
-        raise UserError(f"{name} neither a folder here nor a hub id; check the path") from None
-    except Exception as error:  # the hub's client raises many unrelated types when a download fails
-        raise UserError(
+    def line(error: Exception) -> str:
+        if isinstance(error, HFValidationError):
+            return f"{name} neither a folder here nor a hub id; check the path"
+        return (
             f"{name} neither a folder here nor in the hub's local cache, and the hub did not give it "
             f"({type(error).__name__}); give a local folder, or log in and connect{advice}"
-        ) from None
+        )
+
+    with errors_say(f"{name} not fetched", line):
+        yield

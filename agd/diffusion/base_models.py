@@ -9,7 +9,7 @@ from pathlib import Path
 from agd.artifacts.hub import hub_errors
 from agd.artifacts.provenance import is_unread_variant, model_fingerprint
 from agd.artifacts.sealed_json import check_folder, read_json
-from agd.runtime.errors import UserError, one_line
+from agd.runtime.errors import UserError, errors_say, one_line
 
 INDEX = "model_index.json"
 _SECONDS_TO_ANSWER = 10
@@ -96,10 +96,8 @@ def open_safely(kind: type, folder: Path, **options):
     options: other arguments of `from_pretrained`; a pipeline's part that is given as None is left out. Raises
     UserError, naming the folder, if it can't be opened.
     """
-    try:
+    with errors_say(str(folder), lambda error: f"{folder}: can't be opened, fetch the model again ({one_line(error)})"):
         return kind.from_pretrained(folder, use_safetensors=True, **options)
-    except Exception as error:  # a stranger's files: there is no end of what a library raises for them
-        raise UserError(f"{folder}: can't be opened, fetch the model again ({one_line(error)})") from None
 
 
 def identity(name: str, folder: Path, denoiser: str) -> dict:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from agd.diffusion.base_models import check_weights
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, errors_say
 
 
 def clip_score(
@@ -54,13 +54,11 @@ def load(model_folder: str):
     if kind != "clip":
         raise UserError(f"{problem}; {what_to_do}")
     check_weights(Path(model_folder), "clip_model")
-    try:
+    with errors_say(problem, lambda error: f"{problem} ({type(error).__name__}); {what_to_do}"):
         model, loading = CLIPModel.from_pretrained(
             model_folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         processor = CLIPProcessor.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # readers of weights, tokenizers and configurations raise many types
-        raise UserError(f"{problem} ({type(error).__name__}); {what_to_do}") from None
     if loading["missing_keys"]:
         raise UserError(f"{problem} (weights are missing); {what_to_do}")
     # transformers also opens a folder without a tokenizer; every word is then an unknown token.

@@ -16,7 +16,7 @@ from agd.artifacts.files import sha256
 from agd.artifacts.images import centre_crop
 from agd.artifacts.sealed_json import check_files, read_sealed
 from agd.measures.digits_classifier import DigitsClassifier, digit_tensor
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, errors_say
 
 INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
 
@@ -89,14 +89,11 @@ def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_p
     own = dict(file=str(_existing(weights))) if weights else dict(hf_hub_filename="model.safetensors")
     if weights and Path(weights).suffix != ".safetensors":
         raise UserError(f"features_weights: {weights} is not a .safetensors file, and nothing else is read; convert it")
-    try:
+    problem, advice = "features_weights: the DINOv2 weights can't be had", f"give a file of timm's {architecture}"
+    with errors_say(problem, lambda error: f"{problem} ({type(error).__name__}); {advice}"):
         model = timm.create_model(
             architecture, pretrained=True, img_size=224, num_classes=0, pretrained_cfg_overlay=own
         )
-    except Exception as error:  # the hub's client and the file reader raise many types
-        raise UserError(
-            f"features_weights: the DINOv2 weights can't be had ({type(error).__name__}); give a file of timm's {architecture}"
-        ) from None
     data = timm.data.resolve_data_config({"input_size": (3, 224, 224), "crop_pct": 1.0}, model=model)
     transform = timm.data.create_transform(**data)
     digest = sha256(weights) if weights else model.pretrained_cfg.get("hf_hub_id", "")

@@ -11,7 +11,7 @@ from agd.artifacts.images import iterate_images, list_images
 from agd.artifacts.zips import check_if_sealed, read_entry, write_zip
 from agd.measures import distances
 from agd.measures.extractors import Extractor
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, errors_say
 from agd.runtime.progress import progress_bar
 
 
@@ -71,20 +71,19 @@ def read_reference(path: str | Path) -> Reference:
     """
     if Path(path).is_file():
         check_if_sealed(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            there = {name.removesuffix(".npy") for name in archive.namelist()}
-            mu, sigma = _array(archive, "mu"), _array(archive, "sigma")
-            own = ("n", "extractor", "weights_sha256", "source", "image_size")
-            more = {name: _array(archive, name).item() for name in own if name in there}
-            features = _array(archive, "features") if "features" in there else None
-            by_adm = "mu_s" in there
-    except UserError:
-        raise
-    except Exception as error:  # numpy, zipfile and zlib raise many types for a damaged file
-        raise UserError(
-            f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again"
-        ) from None
+    with (
+        errors_say(
+            str(path),
+            lambda error: f"{path}: not an .npz of statistics (mu, sigma) ({type(error).__name__}); make it again",
+        ),
+        zipfile.ZipFile(path) as archive,
+    ):
+        there = {name.removesuffix(".npy") for name in archive.namelist()}
+        mu, sigma = _array(archive, "mu"), _array(archive, "sigma")
+        own = ("n", "extractor", "weights_sha256", "source", "image_size")
+        more = {name: _array(archive, name).item() for name in own if name in there}
+        features = _array(archive, "features") if "features" in there else None
+        by_adm = "mu_s" in there
     if mu.ndim != 1 or sigma.shape != mu.shape * 2:
         raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} are not (D,) and (D, D); make it again")
     if not all(values.dtype.kind in "fiu" and np.isfinite(values).all() for values in (mu, sigma)):

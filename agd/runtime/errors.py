@@ -1,8 +1,13 @@
-"""The exception for users' mistakes."""
+"""The exception for users' mistakes, and the conversion of other libraries' errors to it."""
 
+import contextlib
+import errno
+import os
 import re
+from collections.abc import Callable, Iterator
 
 _LOGIN = re.compile(r"(:/{1,2})[^/@\s]+@")
+_LIMITS = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 def one_line(error: BaseException, longest: int = 200) -> str:
@@ -20,3 +25,30 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = _LOGIN.sub(r"\1...@", super().__str__())
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def machine_limit(error: BaseException) -> str | None:
+    """Return what this machine ran out of, if that is why the error was raised: memory, disk, or open files.
+
+    Such an error says nothing of the file that was being read.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "CPUAllocator" in str(error):
+        return "not enough memory"
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number in _LIMITS else None
+
+
+@contextlib.contextmanager
+def errors_say(what: str, line: Callable[[Exception], str]) -> Iterator[None]:
+    """Convert any error of a library within the block into a UserError. A UserError passes.
+
+    For files and services of others: there is no end of what libraries raise for them. what: start of the message if
+    the machine's memory, disk or open files ran out. line: gives the message for all other errors.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        limit = machine_limit(error)
+        raise UserError(f"{what}: {limit}; free some, or take a larger machine" if limit else line(error)) from None

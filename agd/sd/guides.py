@@ -6,7 +6,6 @@ import torch
 from diffusers import ControlNetModel
 from diffusers.models.embeddings import ImageProjection
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from agd.artifacts.files import sha256
@@ -14,7 +13,7 @@ from agd.artifacts.images import open_image
 from agd.artifacts.provenance import model_fingerprint
 from agd.artifacts.sealed_json import read_json
 from agd.diffusion.base_models import check_weights
-from agd.runtime.errors import UserError, one_line
+from agd.runtime.errors import UserError, errors_say, one_line
 from agd.settings.command_line import flag
 
 _NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
@@ -74,12 +73,9 @@ def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, to
         image_encoder=encoder.to(device).eval(), feature_extractor=CLIPImageProcessor(size=side, crop_size=side)
     )
     path = Path(files.ip_adapter)
-    try:
+    problem = f"--ip-adapter: {path} doesn't fit this model"
+    with errors_say(f"--ip-adapter: {path}", lambda error: f"{problem} ({one_line(error)}); give one made for it"):
         pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
-    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"--ip-adapter: {path} doesn't fit this model ({one_line(error)}); give one made for it"
-        ) from None
     (projection,) = pipe.unet.encoder_hid_proj.image_projection_layers
     tokens = not isinstance(projection, ImageProjection)
     picture = _picture("ip_adapter_image", files.ip_adapter_image)
@@ -101,15 +97,12 @@ def open_controlnet(pipe, files, dtype: torch.dtype, side: int) -> tuple[Control
 
 
 def _opened(name: str, kind, path: str, dtype: torch.dtype):
-    try:
+    problem, advice = f"{flag(name)}: {path} can't be opened", f"give a folder that holds a {kind.__name__}"
+    with errors_say(f"{flag(name)}: {path}", lambda error: f"{problem} ({one_line(error)}); {advice}"):
         model, loading = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True)
         if lacking := sorted(loading["missing_keys"]):
             raise ValueError(f"its weights lack {lacking[0]}, {len(lacking)} in all")
         return model
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{flag(name)}: {path} can't be opened ({one_line(error)}); give a folder that holds a {kind.__name__}"
-        ) from None
 
 
 def _picture(name: str, path: str) -> Image.Image:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from agd.runtime.errors import UserError
+from agd.runtime.errors import errors_say
 
 
 def say_what_is_cut(found: list[str], tokenizer: Path, name: str) -> None:
@@ -13,11 +13,9 @@ def say_what_is_cut(found: list[str], tokenizer: Path, name: str) -> None:
 
     tokenizer: its folder. name: the user's name of the model.
     """
-    try:
+    problem = f"{tokenizer}: holds no tokenizer that can be read"
+    with errors_say(str(tokenizer), lambda error: f"{problem} ({type(error).__name__}); fetch the model again"):
         read_by = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    except Exception as error:  # readers of a tokenizer's files raise many types
-        problem = f"{tokenizer}: holds no tokenizer that can be read ({type(error).__name__})"
-        raise UserError(f"{problem}; fetch the model again") from None
     most = read_by.model_max_length
     long = [prompt for prompt in found if len(read_by(prompt, verbose=False).input_ids) > most]
     if long:

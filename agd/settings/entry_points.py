@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, machine_limit, one_line
 from agd.runtime.output import any_encoding
 from agd.runtime.signals import Terminated, stop_at_once
 from agd.settings import families
@@ -42,6 +42,11 @@ def entry_point(stage: str, family: str | None = None, model: str | None = None)
         except Terminated:
             print(f"{name}: stopped by SIGTERM; the same command goes on", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
+        except (MemoryError, RuntimeError) as error:
+            if not (limit := machine_limit(error)):
+                raise
+            print(f"{name}: error: {limit} ({UserError(one_line(error))})", file=sys.stderr)
+            sys.exit(2)
         except OSError as error:
             said = UserError(f"{error.filename or 'input/output'}: {error.strerror or error}")
             print(f"{name}: error: {said}", file=sys.stderr)
