@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from agd.runtime import claims
 from agd.runtime.errors import UserError
 
 # The disk is full, a quota or file limit is reached, or the disk became read-only.
@@ -53,7 +54,11 @@ def folder_aside(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def settle(aside: Path, path: Path) -> None:
-    """Flush a complete file to the disk, then rename it to its final name."""
+    """Flush a complete file to the disk, then rename it to its final name.
+
+    Raises UserError if a job that began later makes the same.
+    """
+    claims.check(path)
     with open(aside, "rb") as file:
         os.fsync(file.fileno())
     os.replace(aside, path)

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from agd.runtime import claims
 from agd.runtime.errors import UserError, machine_limit, one_line
 from agd.runtime.output import any_encoding
 from agd.runtime.signals import Terminated, stop_at_once
@@ -32,7 +33,8 @@ def entry_point(stage: str, family: str | None = None, model: str | None = None)
                     theirs = " or ".join(f"python -m {package}.{stage}" for package in families.PACKAGES.values())
                     raise UserError(f"it has a command line for each family of models; use {theirs}")
                 files, settings = parse(stage, name, family, model, sys.argv[1:] if argv is None else argv)
-                _run(stage, family, files, settings)
+                with claims.claimed(claims.place(stage, files)):
+                    _run(stage, family, files, settings)
         except UserError as error:
             print(f"{name}: error: {error}", file=sys.stderr)
             sys.exit(2)

@@ -23,7 +23,7 @@ def stopped_by(error: Exception | None) -> None:
     torch.empty(2**60, dtype=torch.int8)  # the CPU's allocator raises a RuntimeError
 
 
-@pytest.mark.parametrize("error, limit", LIMITS.values(), ids=LIMITS)
+@pytest.mark.parametrize(("error", "limit"), LIMITS.values(), ids=LIMITS)
 def test_a_file_is_not_blamed_for_the_machine(error, limit):
     with pytest.raises(UserError) as said, errors_say("model", lambda error: "model: damaged; fetch it again"):
         stopped_by(error)
@@ -49,4 +49,6 @@ def test_a_stage_without_memory_ends_with_one_line(kind, monkeypatch, tmp_path, 
             ["--captions", str(tmp_path / "lines.txt"), "--output-dir", str(tmp_path / "out")]
         )
     said = capsys.readouterr().err
-    assert end.value.code == 2 and said.count("\n") == 1 and limit in said
+    assert end.value.code == 2
+    assert said.count("\n") == 1
+    assert limit in said

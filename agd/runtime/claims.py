@@ -1,0 +1,78 @@
+"""Decides which job may put its result in place: the one that began last.
+
+A job can outlive the Snakemake that started it. If its settings were changed meanwhile, a newer job makes the same files,
+and the old one, ending later, would replace them. So a job writes a claim beside its outputs when it begins, and looks
+at it before it puts a file in place.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from agd.runtime.errors import UserError
+
+_PARTS_OF_THE_WORK = ("first", "table", "name")  # jobs that differ in one of these write other files of a folder
+_held: tuple[Path, str] | None = None  # of this process: the claim's file, and what we wrote there
+
+
+def place(stage: str, files, suffix: str = ".claim.part") -> Path | None:
+    """Return the file of a job's claim: beside its output, or in its output folder. None if it names neither.
+
+    files: the stage's file arguments.
+    """
+    if output := getattr(files, "output", None):
+        return Path(output).with_name(f".{Path(output).name}{suffix}") if Path(output).name else None
+    if not (folder := getattr(files, "output_dir", None) or getattr(files, "dir", None)):
+        return None
+    parts = [str(getattr(files, name)) for name in _PARTS_OF_THE_WORK if getattr(files, name, None) is not None]
+    return Path(folder) / f".{'-'.join([stage, *(Path(part).stem for part in parts)])}{suffix}"
+
+
+@contextlib.contextmanager
+def claimed(path: Path | None) -> Iterator[None]:
+    """Hold a claim within the block, in place of an older job's. Folders that are made for it and stay empty are deleted.
+
+    Without a claim (path None, or a folder that can't be written to) nothing is held and nothing is checked. Of a
+    training's processes only the first writes files.
+    """
+    global _held
+    first = os.environ.get("RANK", "0") == "0"
+    token = secrets.token_hex(16)
+    if path is None or not first or not (made := _begin(path, token)):
+        yield
+        return
+    _held = (path, token)
+    try:
+        yield
+    finally:
+        _held = None
+        with contextlib.suppress(OSError):
+            if path.read_text() == token:
+                path.unlink()
+            for folder in made[1:]:
+                folder.rmdir()
+
+
+def check(path: Path) -> None:
+    """Raise UserError if a job that began later has claimed what this process is about to put at `path`."""
+    if _held is None:
+        return
+    with contextlib.suppress(OSError):
+        if _held[0].read_text() == _held[1]:
+            return
+    raise UserError(f"{path}: a job that began later makes this, and this one leaves it alone; nothing is to be done")
+
+
+def _begin(path: Path, token: str) -> list[Path]:
+    """Write the claim. Returns its file and the folders that were made for it, innermost first; empty if it can't be."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # what is there may be a link
+        with open(path, "x") as file:
+            file.write(token)
+    except OSError:
+        return []
+    return [path, *missing]
