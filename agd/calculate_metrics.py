@@ -122,7 +122,8 @@ def open_reference(source: str, extract: extractors.Extractor, settings: Setting
     references.check_extractor(reference, source, extract.name, extract.image_size, settings.assume_extractor)
     if reference.extractor and reference.weights_sha256 != extract.weights_sha256:
         raise UserError(f"{source}: of {extract.name} with other weights than the given ones; prepare it again")
-    return reference
+    own = (extract, settings.max_features, settings.batch_size, STAGE)
+    return references.with_features(reference, source, *own)
 
 
 def run(files, settings: Settings) -> None:
@@ -144,14 +145,15 @@ def run(files, settings: Settings) -> None:
         raise UserError(
             f"neighbours: {settings.neighbours} needs more than the {smallest} images there are; sample more"
         )
-    if vectors.shape[1] != len(reference.mu):
+    width = vectors.shape[1] - extract.spatial
+    if width != len(reference.mu):
         raise UserError(
-            f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {vectors.shape[1]}; prepare it again"
+            f"{files.ref}: features of width {len(reference.mu)}, but {extract.name} gives {width}; prepare it again"
         )
     chosen = configuration.recorded(STAGE, settings)
     measured_by = scored_by | ({"reference": sha256(files.ref)} if Path(files.ref).suffix == ".npz" else {})
     record = {
-        **references.compare(vectors, reference, settings.neighbours, extract.class_weights),
+        **references.compare(vectors, reference, settings.neighbours, extract),
         **score,
         **cost,
         "num_samples": len(vectors),

@@ -35,15 +35,24 @@ def run(files, settings: Settings) -> None:
         given = references.read_reference(files.reference)
         asked = (settings.features, settings.image_size, settings.assume_extractor)
         references.check_extractor(given, files.reference, *asked)
+        if given.image_size is None:  # one of ADM's
+            extract = _extractor(settings)
+            own = (extract, settings.max_features, settings.batch_size, STAGE)
+            given = references.with_features(given, files.reference, *own)
+            given = dataclasses.replace(given, image_size=settings.image_size)
         references.write_reference(files.output, given)
         return
     list_images(files.reference)  # report a missing or empty folder before loading weights
-    device = devices.device(settings.device)
-    extract = extractors.extractor(settings.features, settings.features_weights, device, settings.image_size)
+    extract = _extractor(settings)
     reference = references.compute_reference(
         files.reference, extract, settings.max_features, settings.batch_size, STAGE
     )
     references.write_reference(files.output, reference)
+
+
+def _extractor(settings: Settings) -> extractors.Extractor:
+    device = devices.device(settings.device)
+    return extractors.extractor(settings.features, settings.features_weights, device, settings.image_size)
 
 
 main = entry_point(STAGE)

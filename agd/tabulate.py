@@ -16,6 +16,7 @@ from agd.artifacts.metrics import MEASURED, SHARED, mean, method_of, read_compar
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import check_files, checksums, read_json, read_sealed, write_sealed
 from agd.runtime.errors import UserError
+from agd.settings.columns import DISTANCES
 from agd.settings.entry_points import entry_point
 from agd.settings.results import HALF
 
@@ -89,7 +90,7 @@ def _figures(record: dict) -> dict:
 def table(record: dict, name: str) -> str:
     """Return the comparison as a few lines of text. name: the adapter's name."""
     assumed = ", of a reference whose extractor is assumed" if "extractor" in record["reference"] else ""
-    distance = "FID" if record["features"] == "inception-v3" else f"Fréchet distance ({record['features']})"
+    distance = DISTANCES.get(record["features"], f"Fréchet distance ({record['features']})")
     head = f"{record['model']}: {record['num_samples']} images, w = {record['guidance_scale']}, {record['num_inference_steps']} steps, "
     head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}{assumed}"
     scored = any("clip_score" in row for row in record["methods"].values())

@@ -8,7 +8,7 @@ from pathlib import Path
 from agd.artifacts.files import writing
 from agd.artifacts.sealed_json import read_json, read_sealed
 from agd.runtime.errors import UserError
-from agd.settings.columns import COLUMNS, Column
+from agd.settings.columns import COLUMNS, DISTANCES, Column
 
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -116,7 +116,7 @@ def caption(record: dict) -> str:
 def distance(shared: dict) -> str:
     """Return a sentence about the distance: only that of Inception's features is FID in the literature's sense."""
     assumed = ", of a reference whose extractor is assumed" if "extractor" in shared["reference"] else ""
-    name = "FID" if shared["features"] == "inception-v3" else f"the Fréchet distance of {shared['features']}"
+    name = DISTANCES.get(shared["features"], f"the Fréchet distance of {shared['features']}")
     return f"The distance is {name}{assumed}."
 
 

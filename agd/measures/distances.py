@@ -45,14 +45,20 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, block: int = 4096) -> float:
     return float(within - 2 * total(x, y) / (n * m))
 
 
-def inception_score(features: np.ndarray, class_weights: np.ndarray) -> float:
-    """Return the Inception Score exp(E KL(p(y|x) || p(y))) (Salimans et al., arXiv 1606.03498), over all samples at once.
+def inception_score(features: np.ndarray, class_weights: np.ndarray, split: int = 0) -> float:
+    """Return the Inception Score exp(E KL(p(y|x) || p(y))) (Salimans et al., arXiv 1606.03498).
 
     features: (n, D), before the last layer. class_weights: (K, D) of that layer, whose bias is left out, as is usual.
-    p(y|x) is the softmax of their product.
+    p(y|x) is the softmax of their product. split: the score is the mean of those of so many samples each, in their order;
+    0 takes all at once.
     """
     logits = np.asarray(features, dtype=np.float64) @ np.asarray(class_weights, dtype=np.float64).T
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    parts = [log_p[start : start + (split or len(log_p))] for start in range(0, len(log_p), split or len(log_p))]
+    return float(np.mean([_score(part) for part in parts]))
+
+
+def _score(log_p: np.ndarray) -> float:
     log_mean = np.logaddexp.reduce(log_p, axis=0, keepdims=True) - np.log(len(log_p))
     return float(np.exp((np.exp(log_p) * (log_p - log_mean)).sum(axis=1).mean()))
 

@@ -15,9 +15,11 @@ from agd.artifacts import downloads
 from agd.artifacts.files import sha256
 from agd.artifacts.images import centre_crop
 from agd.artifacts.sealed_json import check_files, read_sealed
+from agd.measures import adm
 from agd.measures.digits_classifier import DigitsClassifier, digit_tensor
 from agd.runtime.errors import UserError, errors_say
 
+ADM = "adm-inception-v3"
 INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
 
 
@@ -27,6 +29,8 @@ class Extractor:
 
     image_size: pictures are cropped and resized to this first (`centre_crop`); 0 leaves them as they are.
     class_weights: (K, D) of the layer that makes classes of the features, for the Inception Score; None for others.
+    spatial: number of sFID's features, which follow the D others in the vectors. split: images per Inception Score, of
+    which the mean is taken; 0 takes all at once.
     """
 
     name: str
@@ -36,14 +40,25 @@ class Extractor:
     device: torch.device
     image_size: int = 0
     class_weights: np.ndarray | None = None
+    spatial: int = 0
+    split: int = 0
 
     @torch.no_grad()
     def __call__(self, images: Iterable[Image.Image], batch_size: int) -> Iterator[np.ndarray]:
-        """Yield features (up to batch_size, D) float32, batch by batch."""
+        """Yield features (up to batch_size, D + spatial) float32, batch by batch.
+
+        Raises UserError if pictures that the model takes as they are have several sizes.
+        """
         remaining = iter(images)
         while batch := list(islice(remaining, batch_size)):
-            x = torch.stack([self.prepare(centre_crop(image, self.image_size)) for image in batch]).to(self.device)
-            yield self.model(x).float().cpu().numpy()
+            prepared = [self.prepare(centre_crop(image, self.image_size)) for image in batch]
+            if len(sizes := {tuple(one.shape[-2:]) for one in prepared}) > 1:
+                (h, w), (other_h, other_w) = sorted(sizes)[:2]
+                raise UserError(
+                    f"image_size: {self.name} compares pictures of one size, and some are {w} x {h}, some {other_w} x {other_h}; "
+                    "say to which size all are cropped"
+                )
+            yield self.model(torch.stack(prepared).to(self.device)).float().cpu().numpy()
 
 
 def _digits(weights: str, device: torch.device) -> Extractor:
@@ -62,24 +77,43 @@ def _digits(weights: str, device: torch.device) -> Extractor:
 
 def _inception(weights: str, device: torch.device) -> Extractor:
     """clean-fid's Inception: antialiased bicubic resizing of each channel to 299 x 299, values 0..255."""
-    from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
+
+    model, resize = _inception_network(weights), build_resizer("clean")
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(resize(np.asarray(image.convert("RGB")))).permute(2, 0, 1)
+
+    own = ("inception-v3", INCEPTION_SHA256, prepare, model.eval().to(device), device)
+    return Extractor(*own, class_weights=_class_weights(model))
+
+
+def _adm(weights: str, device: torch.device) -> Extractor:
+    """Inception as ADM's evaluator reads it, from the same weights."""
+    network = _inception_network(weights)
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+    own = (ADM, INCEPTION_SHA256, prepare, adm.ADMInception(network.layers).eval().to(device), device)
+    return Extractor(*own, class_weights=_class_weights(network), spatial=adm.SPATIAL, split=adm.SPLIT)
+
+
+def _inception_network(weights: str) -> nn.Module:
+    from cleanfid.inception_torchscript import InceptionV3W
 
     file = _existing(weights) if weights else _download(downloads.INCEPTION)
     if sha256(file) != INCEPTION_SHA256:
         raise UserError(f"features_weights: {file} is not inception-2015-12-05.pt (its sha256 differs); fetch it again")
     with tempfile.TemporaryDirectory() as folder:  # clean-fid finds the file only by this name
         (Path(folder) / "inception-2015-12-05.pt").symlink_to(Path(file).resolve())
-        model = InceptionV3W(folder, download=False)
-    resize = build_resizer("clean")
+        return InceptionV3W(folder, download=False)
 
-    def prepare(image: Image.Image) -> torch.Tensor:
-        return torch.from_numpy(resize(np.asarray(image.convert("RGB")))).permute(2, 0, 1)
 
-    last = getattr(model.base, "output", None)  # the file also holds the layer that makes classes of the features
-    classes = None if last is None else last.weight.detach().float().cpu().numpy()
-    own = ("inception-v3", INCEPTION_SHA256, prepare, model.eval().to(device), device)
-    return Extractor(*own, class_weights=classes)
+def _class_weights(network: nn.Module) -> np.ndarray | None:
+    """Return the weights of the layer that makes classes of the features, which the file holds too."""
+    last = getattr(network.base, "output", None)
+    return None if last is None else last.weight.detach().float().cpu().numpy()
 
 
 def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_patch14_dinov2") -> Extractor:
@@ -100,7 +134,7 @@ def _dinov2(weights: str, device: torch.device, architecture: str = "vit_large_p
     return Extractor("dinov2", digest, lambda image: transform(image.convert("RGB")), model.eval().to(device), device)
 
 
-_EXTRACTORS = {"digits-classifier": _digits, "inception-v3": _inception, "dinov2": _dinov2}
+_EXTRACTORS = {"digits-classifier": _digits, "inception-v3": _inception, ADM: _adm, "dinov2": _dinov2}
 
 
 def extractor(name: str, weights: str, device: torch.device, image_size: int = 0) -> Extractor:

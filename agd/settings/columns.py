@@ -39,6 +39,8 @@ COLUMNS = {
     "divergence_latents": Column("fidelity", "divergence of latents", ".3f", "less"),
     "divergence_images": Column("fidelity", "divergence of images", ".3f", "less"),
 }
+# The extractors whose Fréchet distance is FID in the literature's sense, with its name.
+DISTANCES = {"inception-v3": "FID", "adm-inception-v3": "FID of ADM's evaluator"}
 # What a figure may have on its x axis, with the axis's label. The first three are measured, and may be columns too.
 AXES = {
     **{name: COLUMNS[name].heading for name in ("nfe", "seconds_per_image", "parameters")},
