@@ -41,6 +41,8 @@ from agd.digits.architectures import tokenizer
 from agd.settings import configuration, entry_points
 from agd.settings.entry_points import entry_point
 
+pytest_plugins = ["adapted_pipelines"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: where processes share the tests, none is left with it alone at the end."""

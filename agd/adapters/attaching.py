@@ -18,16 +18,20 @@ def attach(denoiser: nn.Module, config: AdapterConfig, anatomy: Anatomy, freeze:
     """
     if hasattr(denoiser, "agd"):
         raise UserError("this denoiser carries adapters already; detach them first")
-    if diffusers_integration.is_flagged(denoiser):
+    if diffusers_integration.is_distilled(denoiser):
         raise UserError(
             "this denoiser takes a guidance scale by itself (time_cond_proj_dim); give one that is not distilled"
         )
-    training = {name for name, module in denoiser.named_modules() if module.training}
+    # With its type: a LoRA that is taken off later leaves another module under the same name.
+    training = {(name, type(module)) for name, module in denoiser.named_modules() if module.training}
     frozen = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad and freeze}
     for name in frozen:
         denoiser.get_parameter(name).requires_grad_(False)
     denoiser.eval()
-    adapters = Adapters(denoiser, config, anatomy).to(diffusers_integration.execution_device(denoiser))
+    adapters = Adapters(denoiser, config, anatomy)
+    for values in (*adapters.parameters(), *adapters.buffers()):
+        values.data = values.data.float() if values.is_floating_point() else values.data  # whatever the default dtype
+    adapters.to(diffusers_integration.execution_device(denoiser))
     adapters.before = training, frozen, _has_loras(denoiser)
     denoiser.add_module("agd", adapters)
     adapters.connect(denoiser)
@@ -39,12 +43,14 @@ def detach(denoiser: nn.Module) -> None:
     """Remove the adapters and restore the base model, bit for bit. Raises UserError if there are no adapters."""
     if not hasattr(denoiser, "agd"):
         raise UserError("this denoiser carries no adapters; there is nothing to detach")
+    if denoiser.agd.current.in_call:
+        raise UserError("a call with these adapters is not over yet (this is its callback); detach them after it")
     denoiser.agd.disconnect()
     diffusers_integration.restore(denoiser)
     training, frozen, had_loras = denoiser.agd.before
     del denoiser.agd
     for name, module in denoiser.named_modules():
-        module.training |= name in training
+        module.training |= (name, type(module)) in training
     if _has_loras(denoiser) and not had_loras:
         return  # PEFT froze the base for a LoRA that was added since
     for name, parameter in denoiser.named_parameters():

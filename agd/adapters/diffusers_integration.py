@@ -1,9 +1,4 @@
-"""Makes diffusers work with an adapted denoiser: guidance scale, saving, recomputing, casting, offloading, compiling.
-
-A pipeline may use the denoiser without `agd.load`, for example one made with `from_pipe`. A flag in the denoiser's
-configuration tells such a pipeline to make one pass. Pipelines that know the flag pass the embedded scale as
-`timestep_cond`.
-"""
+"""Makes diffusers work with an adapted denoiser: saving, recomputing, casting, offloading, compiling."""
 
 import functools
 import sys
@@ -16,12 +11,9 @@ from torch import nn
 
 from agd.runtime.errors import UserError
 
-_FLAG, _EMBEDDING_WIDTH = "time_cond_proj_dim", 8
-
 
 def integrate(denoiser: nn.Module) -> None:
     """Make diffusers treat the denoiser as adapted. Everything is set on the instance; `restore` gives back what was there."""
-    set_flag(denoiser, on=True)
     ours = {
         "save_pretrained": types.MethodType(_save_base(type(denoiser)), denoiser),
         "_skip_layerwise_casting_patterns": [*(denoiser._skip_layerwise_casting_patterns or []), "agd"],
@@ -41,7 +33,6 @@ def integrate(denoiser: nn.Module) -> None:
 
 def restore(denoiser: nn.Module) -> None:
     """Undo `integrate`, before the adapters are removed. Recomputing that was switched on or off since stays so."""
-    set_flag(denoiser, on=False)
     for name, before in denoiser.agd.replaced.items():
         vars(denoiser).pop(name)
         vars(denoiser).update({name: before} if before is not None else {})
@@ -56,36 +47,9 @@ def _recompute(block: Callable, *args):
     return torch.utils.checkpoint.checkpoint(block, *args, use_reentrant=False)
 
 
-def is_flagged(denoiser: nn.Module) -> bool:
-    """Return whether pipelines guide this denoiser in one pass."""
-    return getattr(denoiser.config, _FLAG, None) is not None
-
-
-def set_flag(denoiser: nn.Module, on: bool) -> None:
-    """Set or clear the flag, if this kind of denoiser has one."""
-    if _FLAG in denoiser.config:
-        # Bypass the configuration's own storage: diffusers would save the flag, and the checkpoint lacks the flag's
-        # weights.
-        object.__setattr__(denoiser.config, _FLAG, _EMBEDDING_WIDTH if on else None)
-
-
-def embedded_guidance_scale(embedded: torch.Tensor) -> torch.Tensor:
-    """Recover the guidance scale w (B,) float32 from its sinusoidal embedding (B, 2k), for -30 < w < 32, any float
-    dtype.
-
-    Pipelines embed x = 1000 (w - 1) as sin(f x), cos(f x), with f from 1 down to 1/10000. The lowest frequency gives x
-    without ambiguity, but coarsely. Each higher frequency gives x more finely, up to whole turns. The estimate from the
-    frequency below it fixes the number of turns.
-    """
-    half = embedded.shape[1] // 2
-    sines, cosines = embedded.float().split(half, dim=1)
-    phases = torch.atan2(sines, cosines)
-    frequencies = [10000 ** (-i / (half - 1)) for i in range(half)]
-    x_B = phases[:, -1] / frequencies[-1]
-    for i in reversed(range(half - 1)):
-        turns = torch.round((x_B * frequencies[i] - phases[:, i]) / (2 * torch.pi))
-        x_B = (phases[:, i] + 2 * torch.pi * turns) / frequencies[i]
-    return 1 + x_B / 1000
+def is_distilled(denoiser: nn.Module) -> bool:
+    """Return whether the denoiser takes a guidance scale by itself."""
+    return getattr(denoiser.config, "time_cond_proj_dim", None) is not None
 
 
 @functools.cache

@@ -1,6 +1,8 @@
 """The state of one forward pass, shared by the denoiser's adapters."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 import torch
 
@@ -30,13 +32,15 @@ class ForwardPass:
 
     Each thread has its own: pipelines in several threads may share a denoiser. A thread in which PyTorch recomputes
     blocks gets that of the forward pass from `Adapters.checkpointed`.
-    Callers set guidance_scale, and `off` for a call that the base model guides by itself. Each pass sets the rest: its
+    Callers set guidance_scale, and `off` for a call that the base model guides by itself; in_call says that a pipeline's
+    call has set them, and not the user. Each pass sets the rest: its
     arguments, w as given and per sample, the features it is conditioned on and their embedding, and the factor of its
     adapters' outputs (0 where w <= 1).
     """
 
     guidance_scale = _of_thread("guidance_scale")  # () or (B,) tensor, a number, a function of the timestep, or None
     off = _of_thread("off", False)
+    in_call = _of_thread("in_call", False)
     arguments = _of_thread("arguments")  # by name
     w = _of_thread("w")
     w_B = _of_thread("w_B")
@@ -56,6 +60,16 @@ class ForwardPass:
         """Replace this thread's state by one that `kept` returned."""
         vars(self.here).clear()
         vars(self.here).update(kept)
+
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        """Let a pipeline's call set this thread's state. It is restored after the block: a callback may make a call."""
+        before = self.kept()
+        self.in_call, self.off = True, False
+        try:
+            yield
+        finally:
+            self.restore(before)
 
     def __reduce__(self):
         """Let copies and pickles of the adapters keep what the caller has set. They begin with a pass of their own."""

@@ -66,16 +66,20 @@ REFUSED_BEGINNINGS = {
 def why_not(kind: type) -> str | None:
     """Return why a class of pipelines is not served, or None if it is.
 
-    A subclass is served as its parent is, if it changes no method of it but the constructor.
+    A subclass is served as its parent is, if it changes no method and no property of it but the constructor.
     """
     stock = getattr(kind, "_stock_class", kind)
     line = list(stock.__mro__)
     known = next((i for i, one in enumerate(line) if _of_diffusers(one) and one.__name__ in SERVED), None)
     if known is None or (_of_diffusers(stock) and stock.__name__ not in SERVED):
         return _refusal(stock.__name__)
-    parent, changed = line[known], [name for one in line[:known] for name in vars(one) if callable(vars(one)[name])]
+    parent, changed = line[known], [name for one in line[:known] for name in vars(one) if _changes(vars(one)[name])]
     changed = [name for name in changed if hasattr(parent, name) and name != "__init__"]
     return f"it changes {changed[0]} of {parent.__name__}" if changed else None
+
+
+def _changes(what) -> bool:
+    return callable(what) or isinstance(what, property | classmethod | staticmethod)
 
 
 def _of_diffusers(kind: type) -> bool:

@@ -79,7 +79,7 @@ class ConditionEncoder(nn.Module):
 
 def position_code(length: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return a sinusoidal position code (length, width), width even. Vaswani et al. (arXiv 1706.03762), section 3.5."""
-    rates = torch.exp(-math.log(10000.0) * torch.arange(0, width, 2, device=device) / width)
+    rates = torch.exp(-math.log(10000.0) * torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
     angles = torch.arange(length, device=device)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 

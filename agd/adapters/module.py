@@ -17,7 +17,6 @@ from agd.adapters import fusing
 from agd.adapters.adapted import AdaptedLayer, AdaptedLinear, AdaptedOutput
 from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules, norm_modules
 from agd.adapters.config import FULL, LOW_RANK, AdapterConfig
-from agd.adapters.diffusers_integration import embedded_guidance_scale, set_flag
 from agd.adapters.forward_pass import ForwardPass, constant, gain, per_sample
 from agd.adapters.layers import ConditionEncoder, EmbeddingAdapter, NormAdapter
 from agd.adapters.tuned_weights import TunedWeights
@@ -59,7 +58,7 @@ class Adapters(nn.Module):
         self.handles, self.layer_handles = [], []
         self.enabled, self.fused, self._strength = True, None, constant(1.0)
         self.record, self.source = {}, None
-        self.said, self.seen = set(), None
+        self.said = set()
 
     def _apply(self, fn, recurse=True):
         """Follow the base to another device, but keep the dtype."""
@@ -95,22 +94,21 @@ class Adapters(nn.Module):
         if not callable(w):
             w = w if isinstance(w, torch.Tensor) else constant(fusing.number(w, "guidance scale"))
             self.check_range(w)
-        before, self.current.guidance_scale = self.current.guidance_scale, w
+        current = self.current
+        before, current.guidance_scale, current.in_call = (current.guidance_scale, current.in_call), w, False
         try:
             yield
         finally:
-            self.current.guidance_scale = before
+            current.guidance_scale, current.in_call = before
 
     def disable(self) -> None:
         """Switch the adapters off until `enable`: the pipeline guides the base model in two passes."""
         self.check_not_fused("disable")
         self.enabled = False
-        set_flag(self.host, on=False)
 
     def enable(self) -> None:
         """Switch the adapters on again after `disable`."""
         self.enabled = True
-        set_flag(self.host, on=True)
 
     def check_not_fused(self, what: str) -> None:
         if self.fused is not None:
@@ -123,46 +121,45 @@ class Adapters(nn.Module):
 
     def check_range(self, w: torch.Tensor) -> None:
         """Warn once if a guidance scale is outside the trained range; 1 or less is the base model, and inside."""
-        if not w.is_meta and not w.isfinite().all():
-            raise UserError("guidance scale: not finite; give numbers such as 2.0")
+        self.check_finite(w)
         if self.guidance_range is not None:
             low, high = self.guidance_range
             if ((w > high) | ((w > 1) & (w < low))).any():
                 words = f"a guidance scale is outside the range that the adapter was trained on, {low:g} to {high:g}"
                 self.say_once(f"{words}; expect less than with guidance in two passes")
 
-    def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def check_finite(self, w: torch.Tensor) -> None:
+        if not w.is_meta and not w.isfinite().all():
+            raise UserError("guidance scale: not finite; give numbers such as 2.0")
+
+    def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of the denoiser: store the arguments and w. Uses no weights: they may still be offloaded."""
         current = self.current
         enabled = self.enabled and not current.off
         if self._attentions and enabled and not torch.compiler.is_compiling():
             fusing.check_projections(self.config.kind, self._attentions)
         current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        embedded = current.arguments.pop("timestep_cond", None)
-        current.w_B, current.w = None, self._guidance_scale(embedded) if enabled else None
-        # The base has no weights for the embedding of w that a flagged pipeline passes.
-        args = tuple(None if arg is embedded else arg for arg in args)
-        return args, {name: value for name, value in kwargs.items() if name != "timestep_cond"}
+        current.w_B, current.w = None, self._guidance_scale() if enabled else None
 
-    def _guidance_scale(self, embedded: torch.Tensor | None) -> torch.Tensor | float | None:
-        """Return this pass's w: set by `scale`, or else passed by the pipeline."""
+    def _guidance_scale(self) -> torch.Tensor | float | None:
+        """Return this pass's w, which the caller has set by `scale`."""
         w = self.current.guidance_scale
         eager = not torch.compiler.is_compiling()  # a compiled graph can't warn or look at a value
-        if w is None and embedded is not None:
-            w = embedded_guidance_scale(embedded)
-            if eager and embedded is not self.seen:  # every step gets the same tensor: check it once
-                self.seen = embedded
-                self.check_range(w)
-                fusing.check_fused(self, w)
-        elif w is None and self.fused is not None:
-            w = self.fused[0]
-        elif w is None and eager:
+        if w is None and self.fused is not None:
+            raise UserError(
+                f"the adapter is merged for w = {self.fused[0]:g} (fuse), and this call sets no guidance scale; "
+                "use agd.load on this pipeline, or `with denoiser.agd.scale(w):`"
+            )
+        if w is None and eager:
             self.say_once(
                 "the adapted denoiser was called without a guidance scale and answers as the base model; "
                 "use agd.load on this pipeline, or `with denoiser.agd.scale(w):`"
             )
         elif not isinstance(w, torch.Tensor) and callable(w):
             w = w(self.current.arguments["timestep"])
+            w = w if isinstance(w, torch.Tensor) else constant(fusing.number(w, "guidance scale of a timestep"))
+            if eager:
+                self.check_finite(w)
         return w
 
     def after_entry(self, entry: nn.Module, args: tuple, output: torch.Tensor) -> None:

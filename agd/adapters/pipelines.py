@@ -6,12 +6,14 @@ If an adapter can't do what a call asks, such as a negative prompt, the base mod
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from agd.adapters.beyond_adapters import beyond_adapters
+from agd.adapters.fusing import number
 from agd.runtime.errors import UserError
 
 
@@ -75,13 +77,8 @@ def _wrapped(stock: type) -> type:
 
 
 def _guides_twice(pipe, stock: type) -> bool:
-    """Return whether a call makes two passes, whatever the denoiser's flag says, which all threads share."""
-    if pipe._in_callback:  # it sees the caller's scale, but tensors of one pass
-        return False
-    adapters = getattr(denoiser_of(pipe), "agd", None)
-    if adapters is not None and adapters.current.off:
-        return pipe._guidance_scale > 1
-    return stock.do_classifier_free_guidance.fget(pipe)
+    """Return whether a call makes two passes. A callback sees the caller's scale, but tensors of one pass."""
+    return not pipe._in_callback and stock.do_classifier_free_guidance.fget(pipe)
 
 
 def _unpickled(stock: type):
@@ -97,39 +94,55 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
     bound = inspect.signature(stock.__call__).bind(pipe, *args, **kwargs)
     defaults = {name: parameter.default for name, parameter in bound.signature.parameters.items()}
     given = defaults | bound.arguments
-    chosen = adapters.current.guidance_scale  # set by `with adapters.scale(w)`: overrides the argument
-    w = given["guidance_scale"] if chosen is None else chosen
-    w = torch.tensor(w) if isinstance(w, list) else w
-
-    reason = _beyond_adapters(pipe, given, defaults)
-    if reason and _number(w) is None:
+    if "guidance_scale" not in given:
         raise UserError(
-            f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
+            f"{stock.__name__}: its call was replaced by one that doesn't name guidance_scale; wrap it with functools.wraps"
         )
-    if reason and _number(w) > 1:
-        adapters.check_not_fused(reason)
-        adapters.say_once(
-            f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
-        )
-        bound.arguments["guidance_scale"] = _number(w)
-        with _base_alone(adapters):
-            return stock.__call__(*bound.args, **bound.kwargs)
+    current = adapters.current
+    # What the user set by `with adapters.scale(w)` overrides the argument. A call around this one, in whose callback it
+    # is made, has set its own.
+    chosen = None if current.in_call else current.guidance_scale
+    w = _checked(given["guidance_scale"] if chosen is None else chosen)
+    with current.call():
+        if reason := beyond_adapters(pipe, given, defaults):
+            if _number(w) is None:
+                raise UserError(
+                    f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
+                )
+            if _number(w) > 1:
+                adapters.check_not_fused(reason)
+                adapters.say_once(
+                    f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
+                )
+                bound.arguments["guidance_scale"], current.off = _number(w), True
+                return stock.__call__(*bound.args, **bound.kwargs)
+        return _one_pass(pipe, stock, bound, given, w)
 
-    if given.get("ip_adapter_image_embeds") is not None and (_number(given["guidance_scale"]) or 2) > 1:
+
+def _one_pass(pipe, stock: type, bound: inspect.BoundArguments, given: dict[str, Any], w):
+    """Run a call in one pass per step."""
+    adapters, w = denoiser_of(pipe).agd, _per_image(w, given)
+    if given.get("ip_adapter_image_embeds") is not None and (_number(w) or 2) > 1:
         # A guided call gets the embeddings of no picture, then those of the picture. One pass needs only the second.
         halves = [embeds.chunk(2)[1] for embeds in given["ip_adapter_image_embeds"]]
         bound.arguments["ip_adapter_image_embeds"] = halves
     bound.arguments["guidance_scale"] = 1.0
     with contextlib.ExitStack() as scales:
-        scales.enter_context(adapters.scale(_per_image(w, given)))
+        scales.enter_context(adapters.scale(w))
+        adapters.current.in_call = True
         if callback := given.get("callback_on_step_end"):
-            bound.arguments["callback_on_step_end"] = _with_scale(callback, adapters, scales)
+            bound.arguments["callback_on_step_end"] = _with_scale(callback, adapters, scales, given)
             if hasattr(callback, "tensor_inputs"):  # diffusers takes these from its own callbacks only
                 bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
-        return stock.__call__(*bound.args, **bound.kwargs)
+        try:
+            return stock.__call__(*bound.args, **bound.kwargs)
+        finally:
+            vars(pipe).pop("_in_callback", None)
+            if "_guidance_scale" in vars(pipe):
+                pipe._guidance_scale = given["guidance_scale"]  # what the caller gave, as after a call in two passes
 
 
-def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack) -> Callable:
+def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack, given: dict[str, Any]) -> Callable:
     """Return a callback that sees the caller's guidance scale in the pipeline, and may set another for the steps to come."""
 
     def call(pipe, step: int, timestep, tensors: dict):
@@ -137,27 +150,39 @@ def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack) -> C
         shown = w(timestep) if callable(w) and not isinstance(w, torch.Tensor) else w
         several = isinstance(shown, torch.Tensor) and shown.numel() > 1
         shown = shown.clone() if several else _number(shown)
+        sizes = {name: len(value) for name, value in tensors.items() if isinstance(value, torch.Tensor) and value.ndim}
         pipe._guidance_scale, pipe._in_callback = shown.clone() if several else shown, True
         try:
             result = callback(pipe, step, timestep, tensors)
-            changed = torch.as_tensor(pipe._guidance_scale, dtype=torch.float32)
+            changed = _checked(pipe._guidance_scale)
         finally:
             pipe._guidance_scale, pipe._in_callback = 1.0, False
+        for name, value in (result or {}).items():
+            if name in sizes and len(value) != sizes[name]:
+                raise UserError(
+                    f"callback_on_step_end: gave {name} of {len(value)} and got {sizes[name]}; an adapted call has one pass, so "
+                    "there is no half to take"
+                )
+        changed = torch.as_tensor(changed, dtype=torch.float32)
         if not torch.equal(changed.cpu(), torch.as_tensor(shown, dtype=torch.float32).cpu()):
-            scales.enter_context(adapters.scale(changed))
+            scales.enter_context(adapters.scale(_per_image(changed, given)))
+            adapters.current.in_call = True
         return result
 
     return call
 
 
-@contextlib.contextmanager
-def _base_alone(adapters) -> Iterator[None]:
-    """Let the base model guide by itself in this thread's call. Other threads' calls stay adapted."""
-    adapters.current.off = True
-    try:
-        yield
-    finally:
-        adapters.current.off = False
+def _checked(w):
+    """Return a guidance scale as a number, a tensor () or (b,), or a function. Raises UserError for anything else."""
+    if isinstance(w, list | tuple):
+        w = torch.tensor([number(one, "guidance_scale") for one in w], dtype=torch.float32)
+    if isinstance(w, torch.Tensor):
+        if w.ndim > 1 or not w.numel():
+            raise UserError(
+                f"guidance_scale: a tensor of shape {tuple(w.shape)}; give a number, or one number per image"
+            )
+        return w
+    return w if callable(w) else number(w, "guidance_scale")
 
 
 def _number(w) -> float | None:
@@ -167,60 +192,19 @@ def _number(w) -> float | None:
     return None if callable(w) else float(w)
 
 
-def _beyond_adapters(pipe, given: dict[str, Any], defaults: dict[str, Any]) -> str | None:
-    """Return the first argument of a call that changes what guidance means. No trained adapter can do that."""
-    nothing = functools.cache(lambda: _embeds_of_nothing(pipe, given.get("clip_skip")))
-    for name, value in given.items():
-        if not name.startswith("negative_"):
-            continue
-        if isinstance(value, torch.Tensor):
-            empty = any(_same(value, one) for one in nothing().get(name, []))
-        else:
-            texts = value if isinstance(value, list) else [value]
-            empty = value == defaults[name] or all(text == "" for text in texts)
-        if not empty:
-            return name
-    return "guidance_rescale" if given.get("guidance_rescale") else None
-
-
-@torch.no_grad()
-def _embeds_of_nothing(pipe, clip_skip: int | None) -> dict[str, list[torch.Tensor]]:
-    """Return what `encode_prompt` gives for no negative prompt and for an empty one, by the name of the call's argument.
-
-    Empty without text encoders: then nobody can tell what embeddings say.
-    """
-    encoders = [getattr(pipe, name) for name in ("text_encoder", "text_encoder_2") if hasattr(pipe, name)]
-    if not encoders or None in encoders:
-        return {}
-    found: dict[str, list[torch.Tensor]] = {}
-    for prompt in (None, ""):
-        wanted = dict(device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=True)
-        wanted |= {"clip_skip": clip_skip} if clip_skip is not None else {}  # not every class has it
-        encoded = pipe.encode_prompt("", negative_prompt=prompt, **wanted)
-        for name, value in zip(
-            ("negative_prompt_embeds", "negative_pooled_prompt_embeds"), encoded[1::2], strict=False
-        ):
-            if value is not None:
-                found.setdefault(name, []).append(value)
-    return found
-
-
-def _same(embeds: torch.Tensor, one: torch.Tensor) -> bool:
-    """Return whether all of several embeddings (B, ...) are one (1, ...), but for the rounding of other batches."""
-    if embeds.shape[1:] != one.shape[1:]:
-        return False
-    difference = (embeds.to(one.device, torch.float32) - one.float()).flatten(1).norm(dim=1)
-    return bool((difference <= 0.01 * one.float().norm()).all())
-
-
 def _per_image(w, given: dict[str, Any]):
-    """Repeat one w per prompt for each of the prompt's images, which are consecutive.
+    """Repeat one w per prompt for each of the prompt's images, which are consecutive. Return anything else unchanged.
 
-    Return anything else unchanged.
+    Raises UserError if there is neither one w, nor one per prompt, nor one per image.
     """
-    images = given.get("num_images_per_prompt") or 1
-    if images == 1 or not isinstance(w, torch.Tensor) or w.numel() == 1:
+    if not isinstance(w, torch.Tensor) or w.numel() == 1:
         return w
-    prompt = given["prompt_embeds"] if given.get("prompt") is None else given["prompt"]
-    prompts = 1 if isinstance(prompt, str) else len(prompt)
+    images = given.get("num_images_per_prompt") or 1
+    subjects = (given.get(name) for name in ("prompt", "prompt_embeds", "class_labels"))
+    subject = next((one for one in subjects if one is not None), None)
+    prompts = 1 if isinstance(subject, str | int) else len(subject)
+    if len(w) not in (prompts, prompts * images):
+        raise UserError(
+            f"guidance_scale: {len(w)} values for {prompts} prompts of {images} images; give one, one per prompt, or one per image"
+        )
     return w.repeat_interleave(images) if len(w) == prompts else w

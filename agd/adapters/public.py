@@ -1,9 +1,9 @@
 """The public API. Each function takes a pipeline, or its denoiser.
 
 An adapted pipeline makes one pass per step. If an adapter can't do what a call asks (a negative prompt), the call is
-guided in two passes, with a warning. For a denoiser alone, set the guidance scale by `with adapters.scale(w):`, or use
-a pipeline that knows the flag (diffusers_integration.py) and passes the scale. Such a pipeline ignores negative prompts
-without a warning, so loading on the pipeline is better.
+guided in two passes, with a warning. Another pipeline that shares the denoiser (`from_pipe`) is a stock one: the base
+guides it in two passes, with a warning, until it is loaded too. For a denoiser alone, set the guidance scale by `with
+adapters.scale(w):`.
 """
 
 import tempfile
@@ -59,6 +59,10 @@ def _wrap(target) -> None:
 
 def attach(target, config: AdapterConfig) -> Adapters:
     """Freeze a pipeline's denoiser and attach new, untrained adapters. They are also `denoiser.agd`."""
+    if not isinstance(config, AdapterConfig):
+        raise UserError(
+            f"config: {type(config).__name__} is no agd.AdapterConfig; give one, such as agd.AdapterConfig()"
+        )
     denoiser, anatomy = _opened(target)
     _check_unparallel(target)
     adapters = attaching.attach(denoiser, config, anatomy)
@@ -73,6 +77,8 @@ def load(target, name: str | Path) -> Adapters:
     denoiser, call `load` again with the same name. Raises UserError if the denoiser has another shape than the
     adapters' base, or has other adapters.
     """
+    if not isinstance(name, str | Path):
+        raise UserError(f"name: {type(name).__name__} is neither a folder nor a hub id; give one as a string")
     denoiser, anatomy = _opened(target)
     _check_unparallel(target)
     folder = saving.locate(name)
@@ -100,15 +106,29 @@ def detach(target) -> None:
 unload = detach
 
 
-def save(adapters: Adapters, folder: str | Path, record: dict | None = None) -> None:
+def save(adapters, folder: str | Path, record: dict | None = None) -> None:
     """Write `adapter.safetensors`, `config.json` and the model card `README.md` into a folder.
 
+    adapters: what `attach` or `load` returned, or the pipeline or denoiser that carries them.
     record: more fields for config.json, such as {"guidance_scale_range": [1, 8], "provenance": {...}}. They are added
     to the fields that the adapters were loaded with.
     """
-    saving.save(adapters, folder, {"size": attaching.size(adapters.host), **adapters.record, **(record or {})})
+    adapters = _adapters(adapters)
+    record = {"size": attaching.size(adapters.host), **adapters.record, **(record or {})}
+    saving.check_record(record, "record")
+    saving.save(adapters, folder, record)
     with writing(Path(folder) / saving.CARD) as aside:
         aside.write_text(model_card(saving.read_description(folder), Path(folder).name), encoding="utf-8")
+
+
+def _adapters(target) -> Adapters:
+    """Return the adapters of a pipeline or denoiser. Raises UserError if it has none."""
+    if isinstance(target, Adapters):
+        return target
+    denoiser, _ = _opened(target)
+    if not hasattr(denoiser, "agd"):
+        raise UserError(f"{type(target).__name__}: it carries no adapters; agd.load or agd.attach them first")
+    return denoiser.agd
 
 
 def push(adapters: Adapters | str | Path, repo_id: str, private: bool = False) -> None:

@@ -58,11 +58,21 @@ def read_description(folder: str | Path) -> dict:
     Raises UserError, naming the file, if it is something else or changed.
     """
     path = Path(folder) / CONFIG
-    if not {"adapter", "base_shape"} <= set(found := read_json(path)) or not {"layers", "features"} <= set(
-        found["base_shape"]
-    ):
+    found = read_json(path)
+    shape = found.get("base_shape")
+    whole = isinstance(shape, dict) and isinstance(found.get("adapter"), dict) and {"layers", "features"} <= set(shape)
+    if not whole:
         raise UserError(f"{path}: not an agd adapter's configuration; give the folder that `train` wrote")
+    check_record(found, str(path))
     return read_sealed(path)
+
+
+def check_record(record: dict, where: str) -> None:
+    """Raise UserError, naming where it is, if the range of guidance scales in a configuration is no range."""
+    given = record.get("guidance_scale_range", [1, 1])
+    numbers = isinstance(given, list | tuple) and all(isinstance(w, int | float) and math.isfinite(w) for w in given)
+    if not numbers or len(given) != 2 or given[0] > given[1]:
+        raise UserError(f"{where}: guidance_scale_range {given!r} is no range; give two numbers such as [1, 8]")
 
 
 def without_places(record):

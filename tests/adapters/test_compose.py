@@ -377,15 +377,17 @@ def test_embeddings_of_a_picture_are_those_of_a_guided_call(trained, loras):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pag_perturbs_the_adapted_pass(kind, folders):
     folder = folders(False, kind)
-    pipe = text_to_image()
+    stock = quiet(diffusers.StableDiffusionPAGPipeline.from_pipe(text_to_image(), pag_applied_layers=["mid"]))
+    take_off = by_hand(stock, folder, W)
+    expected = images(stock, guidance_scale=1.0, pag_scale=2.0)
+    take_off()
+    pipe = quiet(diffusers.StableDiffusionPAGPipeline.from_pipe(text_to_image(), pag_applied_layers=["mid"]))
     agd.load(pipe, folder)
-    flagged = quiet(diffusers.StableDiffusionPAGPipeline.from_pipe(pipe, pag_applied_layers=["mid"]))
     with Batches(pipe.unet) as sizes:
-        by_flag = images(flagged, pag_scale=2.0)
+        adapted = images(pipe, pag_scale=2.0)
     assert sizes == [2] * STEPS  # the perturbed and the conditional pass, no unconditional one
-    agd.load(flagged, folder)
-    assert close(images(flagged, pag_scale=2.0), by_flag, 1e-3)
-    assert not close(images(flagged, pag_scale=0.0), by_flag, 1e-2)
+    assert close(adapted, expected, 1e-3)
+    assert not close(images(pipe, pag_scale=0.0), adapted, 1e-2)
 
 
 SMALL = dict(

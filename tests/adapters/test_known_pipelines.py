@@ -159,7 +159,7 @@ def test_one_pass_gets_the_conditional_half(name):
     for key, value in guided.given.items():
         conditional = torch.cat(value.chunk(parts)[1:])
         assert torch.allclose(ours.given[key], conditional, atol=1e-6), key
-    assert torch.allclose(once, unguided, atol=1e-5)  # untrained adapters add nothing
+    assert torch.allclose(once, unguided, atol=1e-4, rtol=1e-4)  # untrained adapters add nothing
     assert plain.sizes == ours.sizes
     assert not torch.allclose(once, before, atol=1e-3)
     agd.detach(pipe)

@@ -7,10 +7,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from adapted_pipelines import random_dit_pipeline, strong
 from diffusers.callbacks import SDCFGCutoffCallback
 from test_compose import Batches
 from test_known_pipelines import CALLS, built
-from test_public import random_dit_pipeline, strong, trained  # noqa: F401, a fixture
 
 import agd
 from agd.adapters import known_pipelines
@@ -30,7 +30,7 @@ def pipeline(name: str):
     return random_dit_pipeline() if name == "DiTPipeline" else built(name)
 
 
-def folder(name: str, trained: dict[str, str]) -> str:  # noqa: F811
+def folder(name: str, trained: dict[str, str]) -> str:
     if name.startswith("Kolors") and "kolors" not in trained:
         torch.manual_seed(7)
         trained["kolors"] = str(Path(trained["sdxl"]).with_name("kolors"))
@@ -40,14 +40,14 @@ def folder(name: str, trained: dict[str, str]) -> str:  # noqa: F811
 
 
 @pytest.fixture(params=CLASSES)
-def adapted(request, trained):  # noqa: F811
+def adapted(request, trained):
     pipe = pipeline(request.param)
     agd.load(pipe, folder(request.param, trained))
     return pipe
 
 
 @pytest.fixture(params=WITH_PROMPTS)
-def prompted(request, trained):  # noqa: F811
+def prompted(request, trained):
     pipe = pipeline(request.param)
     agd.load(pipe, folder(request.param, trained))
     return pipe
@@ -97,7 +97,7 @@ def test_an_image_does_not_depend_on_its_batch(adapted):
         assert close(both[i : i + 1], images(adapted, slice(i, i + 1)))
 
 
-def test_unloading_gives_back_the_stock_pipeline_bit_for_bit(adapted, trained):  # noqa: F811
+def test_unloading_gives_back_the_stock_pipeline_bit_for_bit(adapted, trained):
     name = type(adapted).__name__
     stock, state = images(pipeline(name)), torch.random.get_rng_state()
     agd.unload(adapted)
@@ -110,7 +110,7 @@ def test_unloading_gives_back_the_stock_pipeline_bit_for_bit(adapted, trained): 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_saved_and_loaded_again_it_is_a_stock_pipeline_that_takes_them(adapted, trained, tmp_path):  # noqa: F811
+def test_saved_and_loaded_again_it_is_a_stock_pipeline_that_takes_them(adapted, trained, tmp_path):
     name, before = type(adapted).__name__, images(adapted)
     adapted.save_pretrained(tmp_path)
     assert not [path for path in tmp_path.rglob("*") if "agd" in path.name]
@@ -189,7 +189,7 @@ def test_prompts_encoded_in_isolation(prompted, recwarn):
     assert guided[0] > sizes[0]
 
 
-def test_diffusers_own_callback_stops_guidance(trained):  # noqa: F811
+def test_diffusers_own_callback_stops_guidance(trained):
     pipe = pipeline("StableDiffusionPipeline")
     agd.load(pipe, folder("StableDiffusionPipeline", trained))
     one = slice(0, 1)
@@ -199,7 +199,7 @@ def test_diffusers_own_callback_stops_guidance(trained):  # noqa: F811
     assert not close(cut, images(pipe, one, steps=4))
 
 
-def test_a_callback_sees_a_scale_for_each_image(trained):  # noqa: F811
+def test_a_callback_sees_a_scale_for_each_image(trained):
     pipe = pipeline("StableDiffusionPipeline")
     agd.load(pipe, folder("StableDiffusionPipeline", trained))
     given = torch.tensor([2.0, 4.0])

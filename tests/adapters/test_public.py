@@ -14,100 +14,15 @@ import peft
 import pytest
 import torch
 import yaml
-from conftest import random_dit, random_text_to_image, random_unet
-from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from adapted_pipelines import RECORD, batches, close, images, observed, pipeline, random_dit_pipeline
+from conftest import random_dit, random_unet
+from diffusers import DiTPipeline
 
 import agd
-from agd.adapters.diffusers_integration import embedded_guidance_scale
 from agd.artifacts.sealed_json import json_bytes, read_json
 from agd.runtime.errors import UserError
 
-RECORD = {
-    "guidance_scale_range": [1, 10],
-    "training": {"steps": 20, "loss": 0.25, "base_loss": 0.5},
-    "provenance": {
-        "stage": "train",
-        "base": {"name": "someone/model", "revision": "abc", "fingerprint": "f" * 64},
-        "settings": {"learning_rate": 1e-4},
-        "packages": {"torch": "2"},
-    },
-}
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def pipeline(double: bool = False, **options):
-    pipe = random_text_to_image(double=double, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def random_dit_pipeline() -> DiTPipeline:
-    """Of 1000 classes: DiTPipeline's unconditional class is the 1001st."""
-    config = dict(random_dit().config) | {"num_embeds_ada_norm": 1000}
-    torch.manual_seed(3)
-    model = DiTTransformer2DModel.from_config(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    vae = diffusers.AutoencoderKL(latent_channels=2, block_out_channels=(4,), norm_num_groups=2, sample_size=4)
-    pipe = DiTPipeline(model, vae, DDIMScheduler(clip_sample=False))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def images(pipe, steps: int = 2, **call) -> torch.Tensor:
-    """Images of a pipeline, from the same noise each time."""
-    if isinstance(pipe, DiTPipeline):
-        chosen = dict(class_labels=[3, 1], output_type="pt")
-    else:
-        chosen = dict(prompt="a cat in the rain", output_type="latent", height=16, width=16)
-    chosen |= {"guidance_scale": 4.0} | call
-    return pipe(num_inference_steps=steps, generator=torch.Generator().manual_seed(0), **chosen).images
-
-
-def strong(adapters):
-    """Adapters whose outputs are seen."""
-    for layer in adapters.layers.values():
-        torch.nn.init.normal_(layer.adapter.out.weight, std=0.5)
-    return adapters
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> dict[str, str]:
-    """Kind of pipeline -> folder of an adapter for it."""
-    folders = {}
-    kinds = {"sd": pipeline(), "sdxl": pipeline(double=True), "dit": random_dit_pipeline()}
-    for name, pipe in kinds.items():
-        torch.manual_seed(7)
-        folder = tmp_path_factory.mktemp("adapters") / name
-        agd.save(strong(agd.attach(pipe, agd.AdapterConfig(hidden_size=8, zero_init=False))), folder, RECORD)
-        folders[name] = str(folder)
-    return folders
-
-
-@pytest.fixture
-def loaded(trained):
-    """A pipeline with adapters, and the adapters."""
-    pipe = pipeline()
-    return pipe, agd.load(pipe, trained["sd"])
-
-
-def observed(denoiser) -> list:
-    """Fills with (shape, dtype, device) of each output of a denoiser from now on."""
-    found = []
-
-    def note(module, args, output):
-        found.append((tuple(output[0].shape), output[0].dtype, output[0].device))
-
-    denoiser.register_forward_hook(note)
-    return found
-
-
-def batches(found: list) -> list[int]:
-    return [shape[0] for shape, *_ in found]
-
-
-def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> bool:
-    return torch.allclose(one, other, atol=tolerance, rtol=tolerance)
 
 
 def test_importing_costs_nothing():
@@ -275,35 +190,6 @@ def test_the_default_scale_is_the_pipelines_own(loaded):
     assert torch.equal(default, images(pipe, guidance_scale=7.5))
 
 
-def test_the_flag_brings_the_scale_to_a_pipeline_nobody_wrapped(loaded):
-    pipe, _ = loaded
-    expected = images(pipe)
-    flagged = diffusers.StableDiffusionPipeline.from_pipe(pipe)
-    flagged.set_progress_bar_config(disable=True)
-    found = observed(pipe.unet)
-    assert close(images(flagged), expected)
-    assert batches(found) == [1, 1]
-    with pipe.unet.agd.scale(4.0):
-        assert torch.equal(images(flagged, guidance_scale=9.0), expected)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-5)])
-@pytest.mark.parametrize("width", [8, 32, 256])
-def test_a_scale_is_read_from_its_embedding(dtype, tolerance, width):
-    w = torch.tensor([0.0, 1.0, 1.001, 2.5, 7.5, 13.37, 30.0])
-    embedded = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding(None, w - 1, width).to(dtype)
-    assert (embedded_guidance_scale(embedded) - w).abs().max() < tolerance * 10
-
-
-def test_an_embedding_given_by_position_is_taken_out(loaded):
-    unet = loaded[0].unet
-    x, t, prompt = torch.randn(2, 4, 8, 8), torch.tensor([5, 600]), torch.randn(2, 3, 8)
-    embedded = loaded[0].get_guidance_scale_embedding(torch.tensor([2.0, 3.0]), 8)
-    by_position = unet(x, t, prompt, None, embedded, return_dict=False)[0]
-    with unet.agd.scale(torch.tensor([3.0, 4.0])):
-        assert close(unet(sample=x, timestep=t, encoder_hidden_states=prompt, return_dict=False)[0], by_position, 1e-3)
-
-
 def test_each_image_may_have_its_scale(loaded):
     pipe, adapters = loaded
     prompts = ["a dog", "the sea at night"]
@@ -318,7 +204,9 @@ def test_each_image_may_have_its_scale(loaded):
     four = images(pipe, prompt=prompts, guidance_scale=scales, num_images_per_prompt=2)
     for i, w in enumerate([2.0, 2.0, 6.0, 6.0]):
         assert close(four[i], images(pipe, prompt=prompts, guidance_scale=w, num_images_per_prompt=2)[i])
-    with pytest.raises(UserError, match="3 values for a batch of 2; give one, or one per sample"):
+    with pytest.raises(
+        UserError, match="3 values for 2 prompts of 1 images; give one, one per prompt, or one per image"
+    ):
         images(pipe, prompt=prompts, guidance_scale=torch.ones(3))
 
 
@@ -353,13 +241,6 @@ def test_a_scale_outside_the_training_is_said_once(w, loaded):
     images(pipe, guidance_scale=12.0)  # a second warning would be an error here
 
 
-def test_so_it_is_where_the_flag_brings_it(loaded):
-    flagged = diffusers.StableDiffusionPipeline.from_pipe(loaded[0])
-    flagged.set_progress_bar_config(disable=True)
-    with pytest.warns(UserWarning, match="trained on, 1 to 10;"):
-        images(flagged, guidance_scale=12.0)
-
-
 def test_strength_and_switch_act_at_run_time(loaded):
     pipe, adapters = loaded
     base = images(pipeline(), guidance_scale=1.0)
@@ -376,15 +257,6 @@ def test_strength_and_switch_act_at_run_time(loaded):
     assert batches(found) == [2, 2]
     adapters.enable()
     assert torch.equal(images(pipe), full)
-
-
-def test_a_lost_flag_costs_time_and_is_said(loaded):
-    pipe, _ = loaded
-    flagged = diffusers.StableDiffusionPipeline.from_pipe(pipe)
-    flagged.set_progress_bar_config(disable=True)
-    pipe.unet.register_to_config(sample_size=8)
-    with pytest.warns(UserWarning, match="without a guidance scale"):
-        assert close(images(flagged), images(pipeline()))
 
 
 # What an adapter can't answer
