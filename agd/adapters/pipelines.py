@@ -122,7 +122,8 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
 def _one_pass(pipe, stock: type, bound: inspect.BoundArguments, given: dict[str, Any], w):
     """Run a call in one pass per step."""
     adapters, w = denoiser_of(pipe).agd, _per_image(w, given)
-    if given.get("ip_adapter_image_embeds") is not None and (_number(w) or 2) > 1:
+    asked = _number(_checked(given["guidance_scale"]))
+    if given.get("ip_adapter_image_embeds") is not None and (asked is None or asked > 1):
         # A guided call gets the embeddings of no picture, then those of the picture. One pass needs only the second.
         halves = [embeds.chunk(2)[1] for embeds in given["ip_adapter_image_embeds"]]
         bound.arguments["ip_adapter_image_embeds"] = halves

@@ -73,6 +73,8 @@ def _begin(path: Path, token: str) -> list[Path]:
         path.unlink(missing_ok=True)  # what is there may be a link
         with open(path, "x") as file:
             file.write(token)
-    except OSError:
+    except OSError:  # no room, or no right to write
+        with contextlib.suppress(OSError):
+            path.unlink()
         return []
     return [path, *missing]

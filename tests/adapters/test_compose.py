@@ -377,11 +377,10 @@ def test_embeddings_of_a_picture_are_those_of_a_guided_call(trained, loras):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pag_perturbs_the_adapted_pass(kind, folders):
     folder = folders(False, kind)
-    stock = quiet(diffusers.StableDiffusionPAGPipeline.from_pipe(text_to_image(), pag_applied_layers=["mid"]))
-    take_off = by_hand(stock, folder, W)
-    expected = images(stock, guidance_scale=1.0, pag_scale=2.0)
-    take_off()
     pipe = quiet(diffusers.StableDiffusionPAGPipeline.from_pipe(text_to_image(), pag_applied_layers=["mid"]))
+    adapters = agd.load(pipe.unet, folder)
+    with adapters.scale(W):
+        expected = images(pipe, guidance_scale=1.0, pag_scale=2.0)
     agd.load(pipe, folder)
     with Batches(pipe.unet) as sizes:
         adapted = images(pipe, pag_scale=2.0)

@@ -183,7 +183,7 @@ def test_what_is_no_number_is_refused(w):
     if isinstance(w, float):
         with pytest.raises(UserError, match="not a finite number"):
             images(pipe, w=w)
-        with pytest.raises(UserError, match="not finite"):
+        with pytest.raises(UserError, match="not a finite number"):
             images(pipe, w=[w])
 
 

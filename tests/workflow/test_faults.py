@@ -21,6 +21,7 @@ from faults import STAGES, Job, Study, differences, disturb, jobs_in
 
 from agd import verify
 
+PAGE = 4096  # bytes; disks give room by pages
 LIMIT = 300  # bytes: less than what any stage writes first
 
 
@@ -153,6 +154,45 @@ def test_a_full_disk(undisturbed, disk, monkeypatch, capsys, stage):
     (disk / "filler").unlink()
     run(job)
     assert made.artifacts() == undisturbed.artifacts()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_disk_that_fills_anywhere(undisturbed, disk, monkeypatch, capsys, stage):
+    """Room for one page more each time, until the stage ends well; stages that write much are tried at 25 places."""
+    made = copy_of(undisturbed, disk / "study")
+    job, theirs = job_of(undisturbed, stage), undisturbed.artifacts()
+    if stage == "train":
+        without(made, "results/tiny/seed0/adapters/agd/checkpoint.safetensors")
+    outputs = [made.folder / output for output in job.outputs]
+    pages = sum(-(-output.stat().st_size // PAGE) for output in outputs) + 2
+    monkeypatch.chdir(made.folder)
+    without(made, *job.outputs)
+    kept, failed = made.artifacts(), 0
+    for room in (*range(0, pages, max(1, pages // 25)), 16 * pages + 4096):
+        fill(disk, leave=room * PAGE)
+        capsys.readouterr()
+        try:
+            run(job)
+            ended = 0
+        except SystemExit as end:
+            ended = end.code
+        said = capsys.readouterr().err
+        (disk / "filler").unlink()
+        assert "Traceback" not in said
+        found = made.artifacts()
+        assert kept.items() <= found.items() <= theirs.items()  # what is there is whole
+        if not ended:
+            assert found == theirs
+            break
+        assert ended == 2
+        assert re.search(r"(No space left on device|not enough memory)", said.splitlines()[-1])
+        failed += 1
+        leftovers = [path for path in made.folder.rglob(f".*{faults.PART}") if path.is_file()]
+        assert not leftovers
+    assert failed
+    assert not ended
 
 
 def fill(disk: Path, leave: int) -> None:
