@@ -30,23 +30,40 @@ class Settings:
     """This stage has no settings."""
 
 
-def row_of(made: dict, adapter: str, steps: int) -> str:
-    """Return the row of samples with this provenance: their method, or `cfg-half`. adapter: its name and its steps."""
-    method = method_of(made, adapter)
-    return HALF if method == "cfg" and made["settings"]["num_inference_steps"] != steps else method
+def rows_of(samples: list[dict], adapter: str, given: list[str]) -> list[str]:
+    """Return the row of each of several samples with these provenances.
+
+    given: names of the rows, each for as many samples as the others; without any, the samples say what they are. Raises
+    UserError if samples can't be of the row that they are given for.
+    """
+    if not given:
+        methods = [method_of(made, adapter) for made in samples]
+        steps = [made["settings"]["num_inference_steps"] for made in samples]
+        whole = steps[methods.index(adapter)]
+        return [HALF if (m, n == whole) == ("cfg", False) else m for m, n in zip(methods, steps, strict=True)]
+    if len(samples) % len(given):
+        raise UserError(f"--rows: {len(given)} names for {len(samples)} files; give one for each method")
+    rows = [name for name in given for _ in range(len(samples) // len(given))]
+    for row, made in zip(rows, samples, strict=True):
+        kind = "cfg" if row == HALF else row
+        wanted = {adapter: "adapter", "none": "none", "cfg": "cfg"}.get(kind, made["guidance"])
+        if made["guidance"] != wanted:
+            raise UserError(f"--rows: {row} is given for samples of --guidance {made['guidance']}; give them in order")
+    return rows
 
 
-def gather(model: str, measured: list[dict], name: str, adapter: dict, fidelity: list[dict]) -> dict:
+def gather(
+    model: str, measured: list[dict], name: str, adapter: dict, fidelity: list[dict], given: list[str] | None = None
+) -> dict:
     """Return the record of fid.json from the metrics of every method and seed. name, adapter: name and configuration.
 
-    fidelity: what measure_fidelity wrote, for each seed.
+    fidelity: what measure_fidelity wrote, for each seed. given: see `rows_of`.
     """
     samples = [metrics["provenance"]["samples"] for metrics in measured]
-    chosen = next(made["settings"] for made in samples if method_of(made, name) == name)
     methods: dict[str, dict[str, dict]] = {}
-    for metrics, made in zip(measured, samples, strict=True):
-        row = row_of(made, name, chosen["num_inference_steps"])
+    for row, metrics, made in zip(rows_of(samples, name, given or []), measured, samples, strict=True):
         methods.setdefault(row, {})[str(made["seed"])] = metrics
+    chosen = next(iter(methods[name].values()))["provenance"]["samples"]["settings"]
     rows = {method: _summary(per_seed) for method, per_seed in methods.items()}
     return {
         "model": model,
@@ -129,15 +146,14 @@ def _cell(value: float | None, width: int, digits: int) -> str:
     return f"{'-' if value is None else format(value, f'.{digits}f'):>{width}}"
 
 
-def draw_samples(path: Path, samples: list[Path], columns: int, name: str) -> None:
+def draw_samples(path: Path, samples: list[Path], columns: int, name: str, given: list[str]) -> None:
     """Draw a row per method. Each column has one class or prompt and one starting noise. name: the adapter's name."""
     rows, made = [], []
     for file in samples:
         images, manifest = read_images(file)
         rows.append(list(images.values())[:columns])
         made.append(manifest["provenance"])
-    steps = next(one["settings"]["num_inference_steps"] for one in made if method_of(one, name) == name)
-    write_grid(path, rows, [row_of(one, name, steps) for one in made])
+    write_grid(path, rows, rows_of(made, name, given))
 
 
 def draw_training(path: Path, tables: list[Path]) -> None:
@@ -210,9 +226,9 @@ def run(files, settings: Settings) -> None:
     measured = read_comparable(files.metrics, adapter)
     fidelity = [read_fidelity(path, adapter) for path in files.fidelity]
     name = Path(files.adapter).resolve().name
-    record = gather(files.name, measured, name, adapter, fidelity)
+    record = gather(files.name, measured, name, adapter, fidelity, files.rows)
     folder = make_folder(files.output_dir)
-    draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns, name)
+    draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns, name, files.rows)
     draw_training(folder / "training.png", [Path(path) for path in files.training])
     pictures = ["samples.png", "training.png"]
     if fidelity:

@@ -25,9 +25,9 @@ sees the caller's `guidance_scale`, and its change of `pipe._guidance_scale` hol
 so it sees `do_classifier_free_guidance` False. `negative_prompt_embeds` that are the empty prompt's ask for nothing, and cost no second
 pass; others are guided in two, as a negative prompt is.
 
-A class of your own is served if it is one of these and changes no method or property of it but the constructor. For others, load on the denoiser and
-call it with the scale: `agd.load(pipe.unet, folder)`, then `with pipe.unet.agd.scale(w):` and `guidance_scale=1`, if one conditional pass
-is what that pipeline makes then.
+A class of your own is served if it is one of these and changes no method or property of it but the constructor. For others, load on the
+denoiser and call it with the scale: `agd.load(pipe.unet, folder)`, then `with pipe.unet.agd.scale(w):` and `guidance_scale=1`, if one
+conditional pass is what that pipeline makes then.
 
 A second pipeline over the same denoiser (`from_pipe`, `pipe.components`) is a stock one until `agd.load(second, folder)`: the base
 guides it in two passes, and a warning says so. Where the adapter is merged (`fuse`), a call without a scale is refused.

@@ -28,6 +28,13 @@ def compared_samples(wildcards):
 
 
 @checked
+def rows_of_comparison(wildcards):
+    """A param: the option with the rows' names, where there are more than the samples themselves can tell."""
+    more = config["models"][wildcards.model].get("compared_methods")
+    return f"--rows {' '.join(configuration.compared_rows(config, wildcards.model))}" if more else ""
+
+
+@checked
 def compared_fidelity(wildcards):
     adapter = configuration.compared_adapter(config, wildcards.model)
     pattern = "results/{model}/seed{seed}/fidelity/{method}.json"

@@ -20,7 +20,8 @@ rule tabulate:
     params:
         version=VERSIONS["tabulate"],
         columns=columns,
+        rows=rows_of_comparison,
     shell:
-        "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {input.samples}"
+        "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {input.samples} {params.rows}"
         " --fidelity {input.fidelity} --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
         " --output-dir $(dirname {output.record}) 2>&1 | tee {log}"

@@ -190,6 +190,9 @@ MISTAKES = {
         ("a grid of no columns", "tables: {mine: {one: {title: x, runs: [{model: digits-dit, methods: [none]}], columns: [fid], grid: {columns: 0}}}}", "tables.mine.one.grid.columns: 0 is not allowed; must be integer, at least 1"),
         ("a misspelt key of a table", "tables: {mine: {one: {title: x, runs: [{model: digits-dit, methods: [none]}], columns: [fid], fig: {}}}}", "tables.mine.one.fig: unknown key; allowed are columns, compare, elsewhere"),
         ("a study named as a path", "tables: {a/b: {one: {title: x, runs: [{model: digits-dit, methods: [none]}], columns: [fid]}}}", "tables: 'a/b' is not allowed; must be string, matching"),
+        ("compared with a method that is not there", "models: {dit: {compared_methods: [mine]}}", "models.dit.compared_methods: 'mine' is no other method of it; known are"),
+        ("compared with itself", "models: {dit: {compared_methods: [agd]}}", "models.dit.compared_methods: 'agd' is no other method of it; known are"),
+        ("compared with a method twice", "models: {dit: {compared_methods: [gd, gd]}}", "models.dit.compared_methods: ['gd', 'gd'] is not allowed; must be array, without repeats"),
     ],
     "command line": [
         ("nothing", "agd.dit.train --dir OUT", "the following arguments are required: --data-path"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from agd.runtime.errors import UserError
 from agd.settings import written_values, yaml_files
 from agd.settings.adapter_choices import check_adapter, check_gain
-from agd.settings.results import GUIDED, TRAINED_BASE, half, scale_name, total
+from agd.settings.results import GUIDED, HALF, TRAINED_BASE, half, scale_name, total
 from agd.settings.schema import ADAPTER_KEYS, ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
 from agd.settings.validation import allowed, check_against, key_of
 
@@ -79,6 +79,12 @@ def _check_variants(config: dict, model: str) -> None:
     for name in section.get("methods", {}):
         if name in section["adapters"]:
             raise UserError(f"models.{model}.methods.{name}: is the name of an adapter too; choose another")
+    others = {**section.get("methods", {}), **section["adapters"]}
+    others.pop(section.get("compared_adapter", config["compared_adapter"]), None)
+    for name in section.get("compared_methods", []):
+        if name not in others:
+            known = ", ".join(others) or "none"
+            raise UserError(f"models.{model}.compared_methods: {name!r} is no other method of it; known are {known}")
     for name, adapter in section["adapters"].items():
         where = f"models.{model}.adapters.{name}"
         if "trained_as" in adapter:
@@ -171,8 +177,15 @@ def compared(config: dict, model: str) -> list[Run]:
     """Return what a model's fid.json compares, in order."""
     chosen = settings(config, model, "sample")
     scale, steps = scale_name(chosen["guidance_scale"]), chosen["num_inference_steps"]
-    adapted = Run(compared_adapter(config, model), scale, steps)
-    return [Run("none", "1", steps), Run("cfg", scale, steps), Run("cfg", scale, half(steps)), adapted]
+    adapted = [compared_adapter(config, model), *config["models"][model].get("compared_methods", [])]
+    base = [Run("none", "1", steps), Run("cfg", scale, steps), Run("cfg", scale, half(steps))]
+    return base + [Run(method, scale, steps) for method in adapted]
+
+
+def compared_rows(config: dict, model: str) -> list[str]:
+    """Return the names of the rows of a model's fid.json: `compared`, with `cfg-half` for cfg in half the steps."""
+    methods = [run.method for run in compared(config, model)]
+    return [HALF if method in methods[:i] else method for i, method in enumerate(methods)]
 
 
 def curve(config: dict, model: str) -> list[Run]:

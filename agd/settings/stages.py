@@ -117,6 +117,7 @@ STAGES = {
         Argument("--name", dict(required=True, help="the model's name")),
         Argument("--metrics", dict(nargs="+", required=True, metavar="JSON", help="metrics of every method and seed to compare")),
         Argument("--samples", dict(nargs="+", required=True, metavar="ZIP", help="sample files to show, a row each")),
+        Argument("--rows", dict(nargs="+", default=[], metavar="NAME", help="names of the rows, in order (default: as the samples say)")),
         Argument("--fidelity", dict(nargs="+", default=[], metavar="JSON", help="what measure_fidelity wrote for each seed")),
         Argument("--training", dict(nargs="+", required=True, metavar="CSV", help="training.csv of each seed")),
         Argument("--adapter", dict(required=True, metavar="R", help="folder of the adapter that is compared")),

@@ -145,8 +145,9 @@ def _check_table(path: Path, found: Found) -> None:
 def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
     """Yield, for each method and seed in a fid.json, the path of its metrics and the values in fid.json."""
     record = here[folder / "fid.json"]
+    adapter = _compared_adapter(record)
     for name, row in record["methods"].items():
-        if name not in (*results.BUILT_IN, results.HALF):
+        if name == adapter:
             for seed in row["per_seed"]:
                 yield folder / f"seed{seed}/adapters/{name}/{saving.CONFIG}", {}  # it must be there, no more
         method = "cfg" if name == results.HALF else name
@@ -161,10 +162,15 @@ def _check_row(path: Path, figures: dict, found: Found) -> None:
     want(same, path, "holds other figures than fid.json tells of it")
 
 
+def _compared_adapter(record: dict) -> str:
+    """Return the name of the adapter of a fid.json; other methods stand below it."""
+    return next(name for name in record["methods"] if name not in (*results.BUILT_IN, results.HALF))
+
+
 def _fidelity_rows(folder: Path, here: Found) -> Iterator[tuple[Path, str, dict]]:
     """Yield the path, the guidance scale and the values of each figure of fidelity in a fid.json."""
     record = here[folder / "fid.json"]
-    name = next(name for name in record["methods"] if name not in ("none", "cfg", results.HALF))
+    name = _compared_adapter(record)
     for w, at in record.get("fidelity", {}).items():
         for seed, figures in at["per_seed"].items():
             yield folder / f"seed{seed}/fidelity/{name}.json", w, figures

@@ -80,6 +80,8 @@ def test_the_comparison_is_said_by_the_configuration():
         configuration.compared(config, "digits-dit")
     config["models"]["digits-dit"]["adapters"]["mine"] = {}
     assert [run.method for run in configuration.compared(config, "digits-dit")] == ["none", "cfg", "cfg", "mine"]
+    config["models"]["digits-dit"]["compared_methods"] = ["agd", "interval"]
+    assert configuration.compared_rows(config, "digits-dit") == ["none", "cfg", "cfg-half", "mine", "agd", "interval"]
 
 
 def test_text_from_the_command_line_becomes_what_the_schema_wants():

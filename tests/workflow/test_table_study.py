@@ -168,3 +168,18 @@ def test_the_report_holds_tables_figures_and_grids(tabulated, tmp_path):
     text = page.read_text()
     for name in ("main.html", "main.svg", "main-grid.png", "fidelity.html", "fidelity.svg"):
         assert f"results/tables/small/{name}" in text
+
+
+def test_a_comparison_shows_other_methods_too(tabulated):
+    configuration = with_tables()
+    configuration["models"]["tiny"]["compared_methods"] = ["half"]
+    snakemake(
+        tabulated, "--cores", "2", "--configfile", write(tabulated, configuration), targets=("results/tiny/fid.json",)
+    )
+    record = json.loads((tabulated / "results/tiny/fid.json").read_text())
+    assert list(record["methods"]) == ["none", "cfg", "cfg-half", "agd", "half"]
+    measured = json.loads((tabulated / "results/tiny/seed0/metrics/half/w1.5/n3.json").read_text())
+    assert record["methods"]["half"]["per_seed"]["0"]["fid"] == measured["fid"]
+    assert record["methods"]["half"]["nfe"] == 5  # of three steps, two are guided
+    assert "half " in (tabulated / "results/tiny/fid.txt").read_text()
+    assert verify.bad(tabulated / "results")[1] == {}
