@@ -106,7 +106,7 @@ class Measurement:
 
     def set_scale(self, w: float) -> None:
         if self.adapters is not None:
-            self.adapters.current.guidance_scale = w
+            self.adapters.current.set_scale(w)
 
     def output(self, w: float, x_BCHW: torch.Tensor, t: torch.Tensor, conditions: dict) -> torch.Tensor:
         """Run the model once. At w = 1, and without adapters, it is the base model, bit for bit."""

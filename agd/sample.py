@@ -116,7 +116,7 @@ def run(files, settings: Settings, model_class) -> None:
     made |= {"follows": followed} if followed else {}
     if adapted:
         adapters = saving.load(model.denoiser, files.dir, model.anatomy)
-        adapters.current.guidance_scale = settings.guidance_scale
+        adapters.current.set_scale(settings.guidance_scale)
         if adapters.config.mergeable:  # one w for all images: hundreds of small layers need not be called
             with devices.full_gpu_suppressed():  # without the room for it, it goes on unmerged
                 adapters.fuse(settings.guidance_scale)

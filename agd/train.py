@@ -104,7 +104,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=accelerator.device)
             for part, share in micro_batches(on_device(batch, accelerator.device), size):  # noqa: B023
-                adapters.current.guidance_scale = part["guidance_scale"]
+                adapters.current.set_scale(part["guidance_scale"])
                 error_B, weighted_B = distill(part)
                 accelerator.backward(weighted_B.mean() * share)
                 total += error_B.detach().mean() * share

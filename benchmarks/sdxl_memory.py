@@ -92,7 +92,7 @@ def step(unet: UNet2DConditionModel, optimizer, asked: argparse.Namespace, shape
     """Run one optimiser step in micro-batches of `size`."""
     for first in range(0, asked.batch_size, size):
         part = pairs(shapes, min(size, asked.batch_size - first), asked.device)
-        unet.agd.current.guidance_scale = part["guidance_scale"]
+        unet.agd.current.set_scale(part["guidance_scale"])
         added = {name: part[name].bfloat16() for name in ("text_embeds", "time_ids")}
         output = unet(
             part["x"].bfloat16(), part["timestep"], part["prompt_embeds"].bfloat16(), added_cond_kwargs=added

@@ -4,22 +4,13 @@ W x + s B A x = (W + s B A) x, with s the gain at w. A merged pass costs nothing
 """
 
 import functools
-import math
-import numbers
 
 import torch
 
 from agd.adapters.anatomy import linears
 from agd.adapters.diffusers_integration import forget_compiled
-from agd.adapters.forward_pass import constant, gain
+from agd.adapters.forward_pass import constant, gain, number
 from agd.runtime.errors import UserError
-
-
-def number(value, what: str) -> float:
-    """Return a finite number. Raises UserError, naming what it is, for anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise UserError(f"{what}: {value!r} is not a finite number; give one such as 2.0")
-    return float(value)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from agd.adapters import fusing
 from agd.adapters.adapted import AdaptedLayer, AdaptedLinear, AdaptedOutput
 from agd.adapters.anatomy import Anatomy, adapted_modules, base_shape, embedding_modules, norm_modules
 from agd.adapters.config import FULL, LOW_RANK, AdapterConfig
-from agd.adapters.forward_pass import ForwardPass, constant, gain, per_sample
+from agd.adapters.forward_pass import ForwardPass, Scale, checked, constant, gain, number, per_sample
 from agd.adapters.layers import ConditionEncoder, EmbeddingAdapter, NormAdapter
 from agd.adapters.tuned_weights import TunedWeights
 from agd.runtime.errors import UserError
@@ -82,24 +82,25 @@ class Adapters(nn.Module):
     @strength.setter
     def strength(self, value: float) -> None:
         self.check_not_fused("strength")
-        self._strength = constant(fusing.number(value, "strength"))
+        self._strength = constant(number(value, "strength"))
 
     @contextlib.contextmanager
     def scale(self, w: float | torch.Tensor | Callable) -> Iterator[None]:
-        """Set the guidance scale w for all passes of the denoiser inside the block, in this thread.
+        """Set the guidance scale w for all passes of the denoiser inside the block, in this task or thread.
 
-        w: a number, one per sample (B,), or a function that takes the denoiser's timestep and returns either.
+        w: a number, one per sample (a list or a tensor (B,)), or a function that takes the denoiser's timestep and
+        returns either.
         """
-        fusing.check_fused(self, w)
-        if not callable(w):
-            w = w if isinstance(w, torch.Tensor) else constant(fusing.number(w, "guidance scale"))
-            self.check_range(w)
-        current = self.current
-        before, current.guidance_scale, current.in_call = (current.guidance_scale, current.in_call), w, False
-        try:
+        with self.current.scale(Scale(self.checked(w))):
             yield
-        finally:
-            current.guidance_scale, current.in_call = before
+
+    def checked(self, w):
+        """Return a guidance scale as passes take it. Raises UserError if it can't be, or is not the one merged for."""
+        w = checked(w, "guidance scale")
+        fusing.check_fused(self, w)
+        if isinstance(w, torch.Tensor):
+            self.check_range(w)
+        return w
 
     def disable(self) -> None:
         """Switch the adapters off until `enable`: the pipeline guides the base model in two passes."""
@@ -121,20 +122,17 @@ class Adapters(nn.Module):
 
     def check_range(self, w: torch.Tensor) -> None:
         """Warn once if a guidance scale is outside the trained range; 1 or less is the base model, and inside."""
-        self.check_finite(w)
         if self.guidance_range is not None:
             low, high = self.guidance_range
             if ((w > high) | ((w > 1) & (w < low))).any():
                 words = f"a guidance scale is outside the range that the adapter was trained on, {low:g} to {high:g}"
                 self.say_once(f"{words}; expect less than with guidance in two passes")
 
-    def check_finite(self, w: torch.Tensor) -> None:
-        if not w.is_meta and not w.isfinite().all():
-            raise UserError("guidance scale: not finite; give numbers such as 2.0")
-
     def before_pass(self, denoiser: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of the denoiser: store the arguments and w. Uses no weights: they may still be offloaded."""
         current = self.current
+        if not torch.compiler.is_compiling():
+            current.refresh()
         enabled = self.enabled and not current.off
         if self._attentions and enabled and not torch.compiler.is_compiling():
             fusing.check_projections(self.config.kind, self._attentions)
@@ -157,9 +155,7 @@ class Adapters(nn.Module):
             )
         elif not isinstance(w, torch.Tensor) and callable(w):
             w = w(self.current.arguments["timestep"])
-            w = w if isinstance(w, torch.Tensor) else constant(fusing.number(w, "guidance scale of a timestep"))
-            if eager:
-                self.check_finite(w)
+            w = checked(w, "guidance scale of a timestep") if eager else w
         return w
 
     def after_entry(self, entry: nn.Module, args: tuple, output: torch.Tensor) -> None:
@@ -167,7 +163,9 @@ class Adapters(nn.Module):
         current = self.current
         if current.w is None:
             return
-        w_B = per_sample(torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0])
+        w_B = per_sample(
+            torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0], current.by_call
+        )
         with torch.no_grad():
             embedded = self.anatomy.embed(self.host, current.arguments, output)
         current.features = {name: embedded[name] for name in self.base_shape["features"]}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from agd.adapters.beyond_adapters import beyond_adapters
-from agd.adapters.fusing import number
+from agd.adapters.forward_pass import ForwardPass, Scale, checked
 from agd.runtime.errors import UserError
 
 
@@ -99,42 +99,45 @@ def _call(pipe, stock: type, args: tuple, kwargs: dict):
             f"{stock.__name__}: its call was replaced by one that doesn't name guidance_scale; wrap it with functools.wraps"
         )
     current = adapters.current
-    # What the user set by `with adapters.scale(w)` overrides the argument. A call around this one, in whose callback it
-    # is made, has set its own.
-    chosen = None if current.in_call else current.guidance_scale
-    w = _checked(given["guidance_scale"] if chosen is None else chosen)
-    with current.call():
-        if reason := beyond_adapters(pipe, given, defaults):
-            if _number(w) is None:
-                raise UserError(
-                    f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
-                )
-            if _number(w) > 1:
-                adapters.check_not_fused(reason)
-                adapters.say_once(
-                    f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
-                )
-                bound.arguments["guidance_scale"], current.off = _number(w), True
+    current.refresh()
+    # What the user set by `with adapters.scale(w)` overrides the argument; what a call has set that is around this one,
+    # made in its callback, does not.
+    chosen = None if current.by_call else current.guidance_scale
+    asked = given["guidance_scale"] if chosen is None else chosen
+    w = checked(asked, "guidance_scale")
+    if reason := beyond_adapters(pipe, given, defaults):
+        if _number(w) is None:
+            raise UserError(
+                f"{reason}: only with one guidance scale for all images and steps; give a number, or leave it out"
+            )
+        if _number(w) > 1:
+            adapters.check_not_fused(reason)
+            adapters.say_once(
+                f"{reason} is beyond the adapter: such calls are guided by the base model itself, in two passes"
+            )
+            bound.arguments["guidance_scale"] = asked if isinstance(asked, float | int) else _number(w)
+            if callback := given.get("callback_on_step_end"):
+                bound.arguments["callback_on_step_end"] = _apart(callback, current)
+                _keep_inputs(callback, bound)
+            with current.scale(Scale(None, by_call=True, off=True)):
                 return stock.__call__(*bound.args, **bound.kwargs)
-        return _one_pass(pipe, stock, bound, given, w)
+    return _one_pass(pipe, stock, bound, given, w)
 
 
 def _one_pass(pipe, stock: type, bound: inspect.BoundArguments, given: dict[str, Any], w):
     """Run a call in one pass per step."""
     adapters, w = denoiser_of(pipe).agd, _per_image(w, given)
-    asked = _number(_checked(given["guidance_scale"]))
+    asked = _number(checked(given["guidance_scale"], "guidance_scale"))
     if given.get("ip_adapter_image_embeds") is not None and (asked is None or asked > 1):
         # A guided call gets the embeddings of no picture, then those of the picture. One pass needs only the second.
         halves = [embeds.chunk(2)[1] for embeds in given["ip_adapter_image_embeds"]]
         bound.arguments["ip_adapter_image_embeds"] = halves
     bound.arguments["guidance_scale"] = 1.0
     with contextlib.ExitStack() as scales:
-        scales.enter_context(adapters.scale(w))
-        adapters.current.in_call = True
+        scales.enter_context(adapters.current.scale(Scale(adapters.checked(w), by_call=True)))
         if callback := given.get("callback_on_step_end"):
             bound.arguments["callback_on_step_end"] = _with_scale(callback, adapters, scales, given)
-            if hasattr(callback, "tensor_inputs"):  # diffusers takes these from its own callbacks only
-                bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+            _keep_inputs(callback, bound)
         try:
             return stock.__call__(*bound.args, **bound.kwargs)
         finally:
@@ -143,10 +146,26 @@ def _one_pass(pipe, stock: type, bound: inspect.BoundArguments, given: dict[str,
                 pipe._guidance_scale = given["guidance_scale"]  # what the caller gave, as after a call in two passes
 
 
+def _keep_inputs(callback: Callable, bound: inspect.BoundArguments) -> None:
+    if hasattr(callback, "tensor_inputs"):  # diffusers takes these from its own callbacks only
+        bound.arguments["callback_on_step_end_tensor_inputs"] = callback.tensor_inputs
+
+
+def _apart(callback: Callable, current: ForwardPass) -> Callable:
+    """Return a callback in which the scale of the call around it does not count: it may call other pipelines."""
+
+    def call(*arguments):
+        with current.scale(Scale(None, by_call=True)):
+            return callback(*arguments)
+
+    return call
+
+
 def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack, given: dict[str, Any]) -> Callable:
     """Return a callback that sees the caller's guidance scale in the pipeline, and may set another for the steps to come."""
 
     def call(pipe, step: int, timestep, tensors: dict):
+        adapters.current.refresh()
         w = adapters.current.guidance_scale
         shown = w(timestep) if callable(w) and not isinstance(w, torch.Tensor) else w
         several = isinstance(shown, torch.Tensor) and shown.numel() > 1
@@ -154,8 +173,8 @@ def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack, give
         sizes = {name: len(value) for name, value in tensors.items() if isinstance(value, torch.Tensor) and value.ndim}
         pipe._guidance_scale, pipe._in_callback = shown.clone() if several else shown, True
         try:
-            result = callback(pipe, step, timestep, tensors)
-            changed = _checked(pipe._guidance_scale)
+            result = _apart(callback, adapters.current)(pipe, step, timestep, tensors)
+            changed = checked(pipe._guidance_scale, "guidance_scale")
         finally:
             pipe._guidance_scale, pipe._in_callback = 1.0, False
         for name, value in (result or {}).items():
@@ -164,26 +183,12 @@ def _with_scale(callback: Callable, adapters, scales: contextlib.ExitStack, give
                     f"callback_on_step_end: gave {name} of {len(value)} and got {sizes[name]}; an adapted call has one pass, so "
                     "there is no half to take"
                 )
-        changed = torch.as_tensor(changed, dtype=torch.float32)
-        if not torch.equal(changed.cpu(), torch.as_tensor(shown, dtype=torch.float32).cpu()):
-            scales.enter_context(adapters.scale(_per_image(changed, given)))
-            adapters.current.in_call = True
+        if callable(changed) or not torch.equal(changed.float().cpu(), torch.as_tensor(shown).float().cpu()):
+            new = adapters.checked(_per_image(changed, given))
+            scales.enter_context(adapters.current.scale(Scale(new, by_call=True)))
         return result
 
     return call
-
-
-def _checked(w):
-    """Return a guidance scale as a number, a tensor () or (b,), or a function. Raises UserError for anything else."""
-    if isinstance(w, list | tuple):
-        w = torch.tensor([number(one, "guidance_scale") for one in w], dtype=torch.float32)
-    if isinstance(w, torch.Tensor):
-        if w.ndim > 1 or not w.numel():
-            raise UserError(
-                f"guidance_scale: a tensor of shape {tuple(w.shape)}; give a number, or one number per image"
-            )
-        return w
-    return w if callable(w) else number(w, "guidance_scale")
 
 
 def _number(w) -> float | None:

@@ -63,7 +63,7 @@ class HeldOut:
 
     def _output(self, part: dict[str, torch.Tensor]) -> torch.Tensor:
         if adapters := getattr(self.model.denoiser, "agd", None):
-            adapters.current.guidance_scale = part["guidance_scale"]
+            adapters.current.set_scale(part["guidance_scale"])
         return self.model.call(part["x"].float(), part["timestep"], conditions_of(part))
 
     @torch.no_grad()
