@@ -323,7 +323,7 @@ MISTAKES = {
         ("other width", f"{METRICS} BAD/width.npz --assume-extractor", "BAD/width.npz: features of width 3, but digits-classifier gives 64; prepare it again"),
         ("statistics of who knows what", f"{METRICS} BAD/width.npz", "BAD/width.npz: doesn't say which extractor its statistics are of; if it is digits-classifier, say --assume-extractor"),
         ("the same, to prepare", f"{REFERENCE} BAD/width.npz", "BAD/width.npz: doesn't say which extractor its statistics are of; if it is digits-classifier, say --assume-extractor"),
-        ("statistics of ADM's evaluator", f"{METRICS} BAD/adm.npz --assume-extractor", "BAD/adm.npz: of adm-inception-v3 at image_size 0, not of digits-classifier at 0 as given; prepare it again"),
+        ("statistics of ADM's evaluator", f"{METRICS} BAD/adm.npz --assume-extractor", "BAD/adm.npz: mu and mu_s of width 64 and 3 are not of ADM's evaluator, 2048 and 2023; fetch it again"),
         ("statistics that are not finite", f"{METRICS} BAD/nan.npz", "BAD/nan.npz: mu or sigma has values that are no finite numbers; make it again"),
         ("a variance below zero", f"{METRICS} BAD/negative.npz --assume-extractor", "BAD/negative.npz: sigma is no covariance (it is not symmetric, or a variance is negative); make it again"),
         ("features of another width", f"{METRICS} BAD/features.npz --assume-extractor", "BAD/features.npz: features (5, 3) are not finite numbers of width 64; make it again"),

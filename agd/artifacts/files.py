@@ -61,7 +61,9 @@ def settle(aside: Path, path: Path) -> None:
     claims.check(path)
     with open(aside, "rb") as file:
         os.fsync(file.fileno())
+    claims.check(path)  # again: the disk may have taken long
     os.replace(aside, path)
+    claims.settled()
     _flush_folder(path.parent)
 
 

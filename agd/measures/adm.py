@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, errors_say
 
 SPATIAL = 7 * 17 * 17  # features that sFID compares
 SPLIT = 5000  # images per Inception Score, of which the mean is taken
-_POOLED = 2048
+POOLED = 2048
 _SIDE = 299
+_MOST, _LARGEST = 1 << 31, 1 << 13  # pictures, and pixels of a side
 _CUT = "mixed_6"  # the block whose first convolution gives sFID's features
 
 
@@ -54,7 +55,7 @@ class ADMInception(nn.Module):
             x = layer(x)
         if spatial is None:
             raise ValueError(f"there is no layer {_CUT}")
-        return x.reshape(len(x), _POOLED), spatial
+        return x.reshape(len(x), POOLED), spatial
 
 
 def resize(x: torch.Tensor, side: int) -> torch.Tensor:
@@ -77,22 +78,27 @@ def reference_images(path: str) -> Iterator[Image.Image]:
 
     Raises UserError, naming the file, if it holds something else.
     """
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-        shape = _shape(path, file)
-        for i in range(shape[0]):
-            data = file.read(int(np.prod(shape[1:])))
-            if len(data) < np.prod(shape[1:]):
-                raise UserError(f"{path}: arr_0 ends at image {i} of {shape[0]}; fetch it again")
-            yield Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape[1:]))
+    with _reading(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        number, height, width, channels = _shape(path, file)
+        for i in range(number):
+            data = file.read(height * width * channels)
+            if len(data) < height * width * channels:
+                raise UserError(f"{path}: arr_0 ends at image {i} of {number}; fetch it again")
+            yield Image.fromarray(np.frombuffer(data, np.uint8).reshape(height, width, channels))
 
 
 def images_shape(path: str) -> tuple[int, int, int, int] | None:
-    """Return the shape (n, H, W, 3) of a reference file's pictures, or None if it has none."""
-    with zipfile.ZipFile(path) as archive:
+    """Return the shape (n, H, W, 3) of a reference file's pictures, or None if it has none. Raises as above."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
         if "arr_0.npy" not in archive.namelist():
             return None
         with archive.open("arr_0.npy") as file:
             return _shape(path, file)
+
+
+def _reading(path: str):
+    line = f"{path}: its pictures (arr_0) can't be read"
+    return errors_say(str(path), lambda error: f"{line} ({type(error).__name__}); fetch it again")
 
 
 def _shape(path: str, file) -> tuple[int, int, int, int]:
@@ -100,6 +106,7 @@ def _shape(path: str, file) -> tuple[int, int, int, int]:
     version = np.lib.format.read_magic(file)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     shape, by_columns, dtype = header(file) if header else ((), False, None)
-    if len(shape) != 4 or shape[3] != 3 or not all(shape) or dtype != np.uint8 or by_columns:
+    sizes = all(0 < n <= most for n, most in zip(shape, (_MOST, _LARGEST, _LARGEST, 3), strict=False))
+    if len(shape) != 4 or shape[3] != 3 or not sizes or dtype != np.uint8 or by_columns:
         raise UserError(f"{path}: arr_0 is not pictures (n, height, width, 3) of uint8; fetch it again")
     return shape

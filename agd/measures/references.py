@@ -14,6 +14,8 @@ from agd.measures.extractors import ADM, INCEPTION_SHA256, Extractor
 from agd.runtime.errors import UserError, errors_say
 from agd.runtime.progress import progress_bar
 
+_LARGEST = 1e30  # the squares of larger values are no numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
@@ -112,9 +114,15 @@ def read_reference(path: str | Path) -> Reference:
         arrays |= {name: _array(archive, name) for name in ("mu_s", "sigma_s", "features") if name in there}
         own = ("n", "extractor", "weights_sha256", "source", "image_size")
         more = {name: _array(archive, name).item() for name in own if name in there}
+    arrays = {name: _plain(values) for name, values in arrays.items()}
     _check_moments(path, arrays, "mu", "sigma")
     if {"mu_s", "sigma_s"} & set(arrays):
         _check_moments(path, arrays, "mu_s", "sigma_s")
+        if (widths := (len(arrays["mu"]), len(arrays["mu_s"]))) != (adm.POOLED, adm.SPATIAL):
+            raise UserError(
+                f"{path}: mu and mu_s of width {widths[0]} and {widths[1]} are not of ADM's evaluator, "
+                f"{adm.POOLED} and {adm.SPATIAL}; fetch it again"
+            )
     features, width = arrays.setdefault("features", None), len(arrays["mu"])
     if features is not None and not (features.ndim == 2 and features.shape[1] == width and _finite(features)):
         raise UserError(f"{path}: features {features.shape} are not finite numbers of width {width}; make it again")
@@ -131,14 +139,29 @@ def _check_moments(path: str | Path, arrays: dict, first: str, second: str) -> N
         raise UserError(f"{path}: {first} {mu.shape} and {second} {sigma.shape} are not (D,) and (D, D); make it again")
     if not (_finite(mu) and _finite(sigma)):
         raise UserError(f"{path}: {first} or {second} has values that are no finite numbers; make it again")
-    if not np.allclose(sigma, sigma.T, rtol=1e-3) or (np.diagonal(sigma) < 0).any():
+    if not np.allclose(sigma, sigma.T, rtol=1e-3) or (np.diagonal(sigma) < 0).any() or _is_indefinite(sigma):
         raise UserError(
             f"{path}: {second} is no covariance (it is not symmetric, or a variance is negative); make it again"
         )
 
 
+def _is_indefinite(sigma: np.ndarray) -> bool:
+    """Return whether some sum of the features would have a negative variance, beyond rounding."""
+    variances = np.linalg.eigvalsh(sigma)
+    return bool(variances.size and variances[0] < -1e-3 * abs(variances[-1]))
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Return numbers of a format that linear algebra takes: features and statistics come in others too."""
+    return (
+        values
+        if values.dtype in (np.float32, np.float64) or values.dtype.kind not in "fiu"
+        else values.astype(np.float64)
+    )
+
+
 def _finite(values: np.ndarray) -> bool:
-    return values.dtype.kind in "fiu" and bool(np.isfinite(values).all())
+    return values.dtype.kind in "fiu" and bool((np.abs(values) < _LARGEST).all())
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

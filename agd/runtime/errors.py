@@ -27,11 +27,12 @@ class UserError(Exception):
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def machine_limit(error: BaseException) -> str | None:
-    """Return what this machine ran out of, if that is why the error was raised: memory, disk, or open files.
+class MachineLimit(UserError):
+    """The machine ran out of memory, disk or open files. It says nothing of the file that was being read."""
 
-    Such an error says nothing of the file that was being read.
-    """
+
+def machine_limit(error: BaseException) -> str | None:
+    """Return what this machine ran out of, if that is why the error was raised: memory, disk, or open files."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "CPUAllocator" in str(error):
         return "not enough memory"
     number = error.errno if isinstance(error, OSError) else None
@@ -40,7 +41,7 @@ def machine_limit(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def errors_say(what: str, line: Callable[[Exception], str]) -> Iterator[None]:
-    """Convert any error of a library within the block into a UserError. A UserError passes.
+    """Convert any error of a library within the block into a UserError, or MachineLimit. A UserError passes.
 
     For files and services of others: there is no end of what libraries raise for them. what: start of the message if
     the machine's memory, disk or open files ran out. line: gives the message for all other errors.
@@ -50,5 +51,6 @@ def errors_say(what: str, line: Callable[[Exception], str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        limit = machine_limit(error)
-        raise UserError(f"{what}: {limit}; free some, or take a larger machine" if limit else line(error)) from None
+        if limit := machine_limit(error):
+            raise MachineLimit(f"{what}: {limit}; free some, or take a larger machine") from None
+        raise UserError(line(error)) from None

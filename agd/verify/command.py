@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agd import verify
 from agd.artifacts.files import PART, all_below
-from agd.runtime.errors import UserError
+from agd.runtime.errors import MachineLimit, UserError, machine_limit
 from agd.runtime.output import any_encoding
 from agd.runtime.progress import progress_bar
 from agd.verify.consistency import consistency_checks
@@ -26,6 +26,13 @@ def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
     def note(check: Callable, path: Path | None = None) -> None:
         try:
             found.update(check() or {})
+        except MachineLimit:
+            raise
+        except (MemoryError, OSError) as error:
+            if limit := machine_limit(error):
+                raise MachineLimit(f"{path or folder}: {limit}; free some, or take a larger machine") from None
+            file = str(path or folder)
+            line = f"{file}: can't be read ({getattr(error, 'strerror', None) or error}); look why, then verify again"
         except UserError as error:
             file, problem = str(error).split(": ", 1)
             file = str(Path(file).parent) if Path(file).parent.is_file() else file  # name the zip, not the image in it
@@ -82,7 +89,11 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"agd.verify: error: {error}", file=sys.stderr)
         sys.exit(2)
-    number, lines = bad(folder, config)
+    try:
+        number, lines = bad(folder, config)
+    except MachineLimit as error:
+        print(f"agd.verify: error: {error}", file=sys.stderr)
+        sys.exit(2)
     print(*lines.values(), sep="\n", end="\n" if lines else "")
     if not number:
         print(

@@ -4,11 +4,13 @@ A job that outlives its Snakemake puts its result in place when it ends, whateve
 """
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agd.settings import configuration, schema, validation
+from agd.artifacts import user_files
+from agd.settings import configuration, schema, tables, validation
 from agd.settings.results import BUILT_IN, GUIDED
 from agd.settings.versions import VERSIONS
 from agd.verify.consistency import Found, want
@@ -32,6 +34,16 @@ def settings_checks(found: Found, config: dict) -> Iterator[tuple[Path, Callable
         if match and match["model"] in config["models"]:
             made = record["provenance"] if isinstance(record, dict) else record.provenance
             yield path, functools.partial(_check, path, made, match, config)
+            yield path, functools.partial(_check_number, path, record, match, config)
+        elif path.name in _OF_MODELS and path.parent.name in config["models"]:
+            yield path, functools.partial(_OF_MODELS[path.name], path, record, path.parent.name, config)
+        elif path.name == "classifier.json":
+            asked = schema.result_settings("train_classifier", configuration.settings(config, None, "train_classifier"))
+            yield path, functools.partial(_compare, path, record["provenance"]["settings"], asked)
+        elif (
+            path.parents[1].name == "tables" and path.parent.name in config.get("tables", {}) and "definition" in record
+        ):
+            yield path, functools.partial(_check_table, path, record, config)
 
 
 def _check(path: Path, made: dict, match: re.Match, config: dict) -> None:
@@ -49,9 +61,56 @@ def _check(path: Path, made: dict, match: re.Match, config: dict) -> None:
     free = ["guidance_scales"]  # a table may ask for more of them
     if stage in ("sample", "measure_fidelity") and (variant == "none" or variant in adapters):
         free += schema.cfg_settings(stage)
-    for name, value in made["settings"].items():
-        if name in asked and name not in free and asked[name] != "auto":  # `auto` is recorded as what it became
+    _compare(path, made["settings"], {name: value for name, value in asked.items() if name not in free})
+
+
+def _compare(path: Path, made: dict, asked: dict) -> None:
+    for name, value in made.items():
+        if name in asked and asked[name] != "auto":  # `auto` is recorded as what it became
             want(value == asked[name], path, f"made with {name} {value!r}, and the configuration says {asked[name]!r}")
+
+
+def _check_number(path: Path, record, match: re.Match, config: dict) -> None:
+    """Check how many trajectories an adapter learnt from, or how many images were measured."""
+    model, variant = match["model"], match.groupdict().get("variant")
+    if path.name == "config.json" and variant in config["models"][model]["adapters"]:
+        source = configuration.trajectories_of(config, model, variant)
+        asked = configuration.settings(config, model, "sample_trajectories", source)
+        number = record["provenance"]["trajectories"]["number"]
+        _compare(path, {"num_trajectories": number}, {"num_trajectories": asked["num_trajectories"]})
+    elif "num_samples" in record if isinstance(record, dict) else False:
+        asked = configuration.settings(config, model, "sample")["num_samples"]
+        _compare(path, {"num_samples": record["num_samples"]}, {"num_samples": asked})
+
+
+def _check_comparison(path: Path, record: dict, model: str, config: dict) -> None:
+    asked = configuration.settings(config, model, "sample")
+    asked = {name: asked[name] for name in ("guidance_scale", "num_inference_steps", "num_samples")}
+    asked["seeds"] = sorted(config["seeds"])
+    _compare(path, {**record, "seeds": sorted(record["seeds"])}, asked)
+    lacking = [run.method for run in configuration.compared(config, model) if run.method not in record["methods"]]
+    want(not lacking, path, f"lacks {', '.join(lacking)}, which the configuration asks for")
+
+
+def _check_reference(path: Path, reference, model: str, config: dict) -> None:
+    asked = configuration.settings(config, model, "prepare_reference")
+    source = user_files.local(config["models"][model]["reference"])
+    made = {"features": reference.extractor, "image_size": reference.image_size, "reference": reference.source}
+    wanted = {"features": asked["features"], "image_size": asked["image_size"], "reference": source}
+    if str(source).endswith(".npz"):  # statistics say where they come from, or nothing
+        wanted = {name: value for name, value in wanted.items() if name != "reference" and made["features"]}
+    elif reference.features is not None:
+        made["max_features"] = len(reference.features)
+        wanted["max_features"] = min(asked["max_features"], reference.n)
+    _compare(path, made, wanted)
+
+
+_OF_MODELS = {"fid.json": _check_comparison, "curve.json": _check_comparison, "reference.npz": _check_reference}
+
+
+def _check_table(path: Path, record: dict, config: dict) -> None:
+    same = record["definition"] == json.loads(json.dumps(tables.definition(config, path.parent.name, path.stem)))
+    want(same, path, "made of another definition than the configuration's")
 
 
 def of_files(files: list[Path]) -> dict:

@@ -4,6 +4,7 @@ The weights can't be had here: a small network with the same block names stands 
 """
 
 import json
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -219,6 +220,10 @@ BAD = {
     "pictures of floats": (dict(arr_0=np.zeros((4, 8, 8, 3), np.float32)), "arr_0 is not pictures"),
     "no pictures at all": (dict(arr_0=np.zeros((0, 8, 8, 3), np.uint8)), "arr_0 is not pictures"),
     "no covariance": (dict(mu_s=np.zeros(3), sigma_s=-np.eye(3)), "sigma_s is no covariance"),
+    "statistics of others": (
+        dict(mu_s=np.zeros(3), sigma_s=np.eye(3)),
+        "mu and mu_s of width 2048 and 3 are not of ADM's evaluator",
+    ),
     "half of sFID's": (dict(mu_s=np.zeros(3)), r"mu_s (3,) and sigma_s (0,) are not (D,) and (D, D)"),
 }
 
@@ -238,3 +243,53 @@ def test_a_bad_file_of_adms_is_named(changed, line, theirs, weights, tmp_path, c
     assert f"bad.npz: {line}" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "r.npz").exists()
+
+
+def header(shape, dtype="|u1"):
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+DAMAGE = {
+    "empty": (b"", "its pictures (arr_0) can't be read (ValueError)"),
+    "no array": (b"no array at all", "its pictures (arr_0) can't be read (ValueError)"),
+    "a header of nonsense": (b"\x93NUMPY\x01\x00\x05\x00{{{{{", "its pictures (arr_0) can't be read ("),
+    "fewer than none": (header("(-4, 8, 8, 3)"), "arr_0 is not pictures"),
+    "wide without end": (header("(4, 2147483648, 4294967296, 3)"), "arr_0 is not pictures"),
+    "more than there are": (header("(99, 8, 8, 3)") + bytes(8 * 8 * 3 * 7), "arr_0 ends at image 7 of 99"),
+}
+
+
+@pytest.mark.parametrize(("data", "line"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_pictures_are_named(data, line, theirs, weights, tmp_path, capsys):
+    with zipfile.ZipFile(theirs) as good, zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, data if name == "arr_0.npy" else good.read(name))
+    refused(tmp_path, weights, line, capsys)
+
+
+def test_a_flipped_bit_in_the_pictures_is_named(theirs, weights, tmp_path, capsys):
+    data = bytearray(theirs.read_bytes())
+    data[data.index(pictures(90, seed=1)[3].tobytes()[:32])] ^= 1
+    (tmp_path / "bad.npz").write_bytes(data)
+    refused(tmp_path, weights, "its pictures (arr_0) can't be read (BadZipFile)", capsys)
+
+
+def refused(folder, weights, line, capsys):
+    own = ("--output", folder / "r.npz", "--features", "adm-inception-v3", "--features-weights", weights)
+    with pytest.raises(SystemExit) as end:
+        command("prepare_reference", "--reference", folder / "bad.npz", *own, family=None)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2
+    assert f"bad.npz: {line}" in said
+    assert not (folder / "r.npz").exists()
+
+
+def test_what_is_no_covariance_is_named(tmp_path):
+    turned = np.eye(6) + 1000 * np.eye(6)[::-1]
+    for sigma in (turned, np.eye(6) * 1e308):
+        np.savez(tmp_path / "bad.npz", mu=np.zeros(6), sigma=sigma)
+        with pytest.raises(UserError, match=r"bad.npz: (sigma is no covariance|mu or sigma has values that are no)"):
+            references.read_reference(tmp_path / "bad.npz")
+    np.savez(tmp_path / "long.npz", mu=np.zeros(6, np.longdouble), sigma=np.eye(6, dtype=np.longdouble))
+    assert references.read_reference(tmp_path / "long.npz").sigma.dtype == np.float64

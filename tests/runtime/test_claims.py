@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import pytest
 from coco import coco, write_captions
 from studies import ROOT
 
+from agd.artifacts.files import writing
 from agd.runtime import claims
+from agd.runtime.errors import UserError
 from agd.settings import entry_points
 
 
@@ -47,9 +50,52 @@ def test_an_orphan_leaves_a_newer_result_alone(tmp_path, monkeypatch, capsys):
     assert (folder / "samples.txt").read_text().startswith("old")
 
 
+def test_a_newer_job_that_made_nothing_does_not_count(tmp_path, monkeypatch, capsys):
+    """It fails at once, or is killed: the earlier job goes on, and puts its result in place."""
+    old, folder = captions(tmp_path / "old", "old"), tmp_path / "results" / "p"
+    run = entry_points._run
+
+    def other(code):
+        return subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+
+    def slow(*arguments):
+        command = [sys.executable, "-m", "agd.prepare_prompts", *words(tmp_path / "nosuch.zip", folder)]
+        assert subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False).returncode == 2
+        place = folder / ".prepare_prompts.claim.part"
+        killed = f"import os, pathlib\nfrom agd.runtime import claims\nwith claims.claimed(pathlib.Path({str(place)!r})): os._exit(9)"
+        assert other(killed).returncode == 9
+        run(*arguments)
+
+    monkeypatch.setattr(entry_points, "_run", slow)
+    entry_points.entry_point("prepare_prompts")(words(old, folder))
+    assert (folder / "samples.txt").read_text().startswith("old")
+    assert not [file for file in folder.iterdir() if file.name.startswith(".")]
+
+
+def test_a_disk_that_takes_long_is_no_way_around(tmp_path, monkeypatch):
+    """A newer job begins and ends while the older one's file goes to the disk."""
+    path, place, real = tmp_path / "x", tmp_path / ".x.claim.part", os.fsync
+
+    def slow(handle):
+        real(handle)
+        place.unlink(missing_ok=True)  # it has come and gone
+        path.write_text("new")
+
+    with claims.claimed(place):
+        monkeypatch.setattr(os, "fsync", slow)
+        with (
+            pytest.raises(UserError, match="a job that began later makes this, or has made it"),
+            writing(path) as aside,
+        ):
+            aside.write_text("old")
+    assert path.read_text() == "new"
+
+
 def test_a_killed_jobs_claim_is_taken_over(tmp_path):
     path = tmp_path / ".x.claim.part"
-    path.write_text("a job that was killed")
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    path.write_text(f"{socket.gethostname()} {killed.pid} 0")
     with claims.claimed(path):
         claims.check(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,8 @@ def sample() -> None:
 
 def calculate(model: Path = MODEL, method: str = "agd", output: Path = Path("scratch/metrics.json")) -> None:
     samples = model / "seed0" / "samples" / method / METHODS[method] / "000000.zip"
-    command("calculate_metrics", "--samples", samples, "--ref", model / "reference.npz", "--output", output, *WEIGHTS)
+    own = ("--samples", samples, "--ref", model / "reference.npz", "--output", output)
+    command("calculate_metrics", *own, "--max-features", 100, *WEIGHTS)
 
 
 def fidelity(study: Path) -> None:
@@ -493,8 +494,11 @@ def tiny(**changed) -> dict:
         "train_base": {"vae_steps": 2, "steps": 2},
         "sample_trajectories": {"num_trajectories": 4, "chunk_size": 2, "num_inference_steps": 3},
         "train": {"steps": 4, "hidden_size": 8, "batch_size": 8, "checkpoint_interval": 2},
+        "prepare_reference": {"max_features": 100},
+        "sample": {"num_samples": 8, "guidance_scale": 2, "num_inference_steps": 3},
         "measure_fidelity": {"num_trajectories": 2, "num_inference_steps": 2},
         "adapters": {"agd": {}},
+        "methods": {"early": {"guided_share": 0.5}},
     }
     section = configuration.shipped()["models"]["digits-dit"]
     for key in (*own, *changed):
@@ -516,6 +520,23 @@ def test_settings_are_compared_with_a_configuration(tmp_path, capsys):
         ),
         ({"train_base": {"steps": 3}}, "tiny/base/provenance.json: made with steps 2, and the configuration says 3;"),
         ({"adapters": {"other": {}}, "compared_adapter": "other"}, "'agd' is not in the configuration;"),
+        (
+            {"sample": {"guidance_scale": 3}},
+            "tiny/fid.json: made with guidance_scale 2, and the configuration says 3;",
+        ),
+        (
+            {"sample": {"num_inference_steps": 4}},
+            "tiny/fid.json: made with num_inference_steps 3, and the configuration",
+        ),
+        ({"sample": {"num_samples": 9}}, "agd/w2/n3.json: made with num_samples 8, and the configuration says 9;"),
+        (
+            {"sample_trajectories": {"num_trajectories": 5}},
+            f"{seed}/adapters/agd/config.json: made with num_trajectories 4, and the configuration says 5;",
+        ),
+        ({"prepare_reference": {"max_features": 20}}, "tiny/reference.npz: made with max_features 100, and the"),
+        ({"prepare_reference": {"image_size": 16}}, "tiny/reference.npz: made with image_size 0, and the"),
+        ({"reference": "mine.zip"}, "tiny/reference.npz: made with reference 'results/digits/images.zip', and the"),
+        ({"compared_methods": ["early"]}, "tiny/fid.json: lacks early, which the configuration asks for;"),
     ]
     for changed, line in cases:
         file.write_text(yaml.safe_dump(tiny(**changed)))
@@ -524,6 +545,17 @@ def test_settings_are_compared_with_a_configuration(tmp_path, capsys):
         printed = capsys.readouterr()
         assert stop.value.code == (1 if changed else 0), printed
         assert line in printed.out
+    file.write_text(yaml.safe_dump({**tiny(), "seeds": [1]}))
+    with pytest.raises(SystemExit):
+        verify.main(["results/tiny", "--configfile", str(file)])
+    assert "tiny/fid.json: made with seeds [0], and the configuration says [1];" in capsys.readouterr().out
+    own = {"title": "Other", "runs": [{"model": "tiny", "methods": ["cfg"]}], "columns": ["fid"]}
+    file.write_text(yaml.safe_dump({**tiny(), "tables": {"small": {"main": own}}}))
+    with pytest.raises(SystemExit):
+        verify.main(["results", "--configfile", str(file)])
+    printed = capsys.readouterr().out
+    assert "digits/classifier.json: made with steps 2, and the configuration says" in printed
+    assert "tables/small/main.json: made of another definition than the configuration's;" in printed
     file.write_text("models: {tiny: {family: dit}}")
     with pytest.raises(SystemExit) as stop:
         verify.main(["results/tiny", "--configfile", str(file)])
