@@ -163,8 +163,9 @@ def _check_row(path: Path, figures: dict, found: Found) -> None:
 
 
 def _compared_adapter(record: dict) -> str:
-    """Return the name of the adapter of a fid.json; other methods stand below it."""
-    return next(name for name in record["methods"] if name not in (*results.BUILT_IN, results.HALF))
+    """Return the name of the adapter of a fid.json. It says which one, if it has other methods too."""
+    others = (name for name in record["methods"] if name not in (*results.BUILT_IN, results.HALF))
+    return record.get("compared_adapter") or next(others)
 
 
 def _fidelity_rows(folder: Path, here: Found) -> Iterator[tuple[Path, str, dict]]:

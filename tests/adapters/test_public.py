@@ -222,7 +222,7 @@ def test_each_step_may_have_its_scale(loaded):
     assert seen == [int(t) for t in pipe.scheduler.timesteps]
 
     def in_a_callback(pipe, i, t, values):
-        adapters.current.set_scale(torch.tensor(2.0))
+        pipe._guidance_scale = 2.0
         return values
 
     assert torch.equal(images(pipe, guidance_scale=6.0, callback_on_step_end=in_a_callback), by_function)

@@ -101,7 +101,7 @@ def test_interrupted_and_resumed_equals_undisturbed(shards, tmp_path, monkeypatc
     monkeypatch.setattr(train, "train", stopping)
     with pytest.raises(Stopped):
         command("train", *training_words(shards, tmp_path / "cut", *more))
-    left = [name for name in files(tmp_path / "cut")]
+    left = list(files(tmp_path / "cut")) if (tmp_path / "cut").exists() else []
     assert left == ([] if stop_at < 7 else [train.CHECKPOINT])
     command("train", *training_words(shards, tmp_path / "cut", *more))
     assert seen[stop_at] == 1 + stop_at // 7 * 7  # went on after the last checkpoint

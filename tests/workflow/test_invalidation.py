@@ -87,6 +87,10 @@ def compared(model):
     return {f"train {model} seed0 offset"} | adapted(model, "offset")
 
 
+def also_compared(model):
+    return {f"train {model} seed0 offset"} | sampled(model, ["offset"])
+
+
 def classified(model):
     return {"train_classifier"} | referenced("tiny")
 
@@ -201,6 +205,7 @@ SETTINGS = {
     "family": ({"tiny": "sd", "text": "dit"}, of_the_other_family),
     "base_model": ("other_base", based),
     "captions": ("other_captions.zip", prompted),
+    "compared_methods": (["offset"], also_compared),
     "reference": ("other_images.zip", referenced),
     "adapters": ({"agd": {"dropout": 0.5}}, trained),
     "trajectories": ({"guided": {"guidance_max": 4}, "others": {}}, guided),
