@@ -71,9 +71,7 @@ def gather(
         "num_inference_steps": chosen["num_inference_steps"],
         **{key: measured[0][key] for key in SHARED},
         "seeds": [int(seed) for seed in methods[name]],
-        **(
-            {"compared_adapter": name} if given else {}
-        ),  # without others, it is the only one that is neither none nor cfg
+        **({"compared_adapter": name} if given else {}),
         "adapter": adapter["size"],
         "methods": rows,
         "fidelity": summary_of_fidelity(fidelity),
