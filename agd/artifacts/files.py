@@ -85,11 +85,11 @@ def room_for(path: str | os.PathLike) -> Iterator[None]:
 def can_write(path: str | os.PathLike) -> Path:
     """Make the file's folder. Raises UserError, naming the obstacle, if the file can't be written."""
     path = Path(path)
-    make_folder(path.parent)
     if path.is_dir():
         raise UserError(f"{path}: a folder is there; give the name of a file to write")
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: no ordinary file, and would be replaced by one; give the name of a file to write")
+    make_folder(path.parent)
     return path
 
 
