@@ -54,9 +54,8 @@ def claimed(path: Path | None) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if (now := _read(path)) == token or _is_dead(now):
                 path.unlink()
-                if (
-                    earlier and not _settled and not _is_dead(earlier)
-                ):  # an earlier job may go on: this one has put nothing in place
+                # An earlier job may go on, if this one has put nothing in place.
+                if earlier and not _settled and not _is_dead(earlier):
                     _write(path, earlier)
             for folder in made[1:]:
                 folder.rmdir()

@@ -1,7 +1,4 @@
-"""Compares the settings in artifacts with a configuration: is this what it asks for, or what an earlier one did?
-
-A job that outlives its Snakemake puts its result in place when it ends, whatever has been configured since.
-"""
+"""Compares artifacts with a configuration: is this what it asks for, or what an earlier one did?"""
 
 import functools
 import json
@@ -78,7 +75,7 @@ def _check_number(path: Path, record, match: re.Match, config: dict) -> None:
         asked = configuration.settings(config, model, "sample_trajectories", source)
         number = record["provenance"]["trajectories"]["number"]
         _compare(path, {"num_trajectories": number}, {"num_trajectories": asked["num_trajectories"]})
-    elif "num_samples" in record if isinstance(record, dict) else False:
+    elif isinstance(record, dict) and "num_samples" in record:
         asked = configuration.settings(config, model, "sample")["num_samples"]
         _compare(path, {"num_samples": record["num_samples"]}, {"num_samples": asked})
 
@@ -88,7 +85,8 @@ def _check_comparison(path: Path, record: dict, model: str, config: dict) -> Non
     asked = {name: asked[name] for name in ("guidance_scale", "num_inference_steps", "num_samples")}
     asked["seeds"] = sorted(config["seeds"])
     _compare(path, {**record, "seeds": sorted(record["seeds"])}, asked)
-    lacking = [run.method for run in configuration.compared(config, model) if run.method not in record["methods"]]
+    runs = configuration.compared if path.name == "fid.json" else configuration.curve
+    lacking = dict.fromkeys(run.method for run in runs(config, model) if run.method not in record["methods"])
     want(not lacking, path, f"lacks {', '.join(lacking)}, which the configuration asks for")
 
 

@@ -544,6 +544,8 @@ def test_settings_are_compared_with_a_configuration(tmp_path, capsys):
             verify.main(["results/tiny", "--configfile", str(file)])
         printed = capsys.readouterr()
         assert stop.value.code == (1 if changed else 0), printed
+        # A curve shows none, cfg and the compared adapter alone.
+        assert ("curve.json: lacks other, which" in printed.out) == ("compared_adapter" in changed)
         assert line in printed.out
     file.write_text(yaml.safe_dump({**tiny(), "seeds": [1]}))
     with pytest.raises(SystemExit):
