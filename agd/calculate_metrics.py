@@ -52,7 +52,7 @@ def find_samples(files) -> list[Path]:
 def _comparable(made: dict) -> dict:
     """Return what must be equal in samples of one comparison. Commit, packages and device may differ between chunks."""
     adapter = {k: made.get("adapter", {}).get(k) for k in ("settings", "seed", "stage_version")}
-    shared = {k: made.get(k) for k in ("guidance", "seed", "settings", "stage_version", "subjects")}
+    shared = {k: made.get(k) for k in ("guidance", "seed", "settings", "stage_version", "subjects", "follows")}
     return {**shared, "base": made["base"]["fingerprint"], "adapter": adapter}
 
 

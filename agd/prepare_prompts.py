@@ -7,7 +7,6 @@ draw begins with the same prompts.
 """
 
 import dataclasses
-import json
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from agd.artifacts.files import writing
 from agd.artifacts.provenance import provenance
-from agd.artifacts.sealed_json import RECORD, checksums, write_sealed
+from agd.artifacts.sealed_json import RECORD, checksums, parse_json, write_sealed
 from agd.artifacts.zips import check_if_sealed, read_entry
 from agd.runtime.errors import UserError
 from agd.runtime.seeds import seed_of
@@ -50,7 +49,7 @@ def read_captions(source: Path, name: str) -> list[Caption]:
     """
     data = _read(source, name)
     try:
-        listed = json.loads(data)["annotations"]
+        listed = parse_json(data)["annotations"]
         found = [Caption(each["id"], each["image_id"], " ".join(each["caption"].split())) for each in listed]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{source}: its {name} is not a file of COCO captions; {_WANTED}") from None

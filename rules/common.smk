@@ -5,7 +5,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd.runtime.errors import UserError
-from agd.settings import configuration, families, results, schema, tables, validation, written_values, yaml_files
+from agd.settings import (
+    configuration,
+    families,
+    guides,
+    results,
+    schema,
+    tables,
+    validation,
+    written_values,
+    yaml_files,
+)
 from agd.settings.command_line import flags
 from agd.settings.versions import VERSIONS
 
@@ -49,7 +59,7 @@ wildcard_constraints:
     source=r"[a-z0-9][a-z0-9-]*",
     chunk=r"\d+",
     adapter=r"[a-z0-9][a-z0-9-]*",
-    method=r"[a-z0-9][a-z0-9-]*",
+    method=r"[a-z0-9][a-z0-9-]*(\+[a-z0-9][a-z0-9-]*)?",
     scale=r"\d+(\.\d+)?",
     steps=r"\d+",
     study=r"[a-z0-9][a-z0-9-]*",
@@ -61,7 +71,7 @@ def settings(stage, wildcards):
     model = wildcards.get("model")
     names = {"adapters": "adapter", "trajectories": "source", "methods": "method"}
     key = configuration.VARIANTS.get(stage)
-    variant = wildcards.get(names[key]) if key else None
+    variant = guides.split(wildcards.get(names[key]))[0] if key else None
     always = {"adapters": (), "trajectories": (results.GUIDED,), "methods": (*results.BUILT_IN, *adapters(model))}
     if variant and variant not in {**config["models"][model].get(key, {}), **dict.fromkeys(always[key])}:
         stop(f"models.{model}.{key}: {variant!r} is not there; add it")

@@ -1,33 +1,57 @@
 # The methods of guidance: what a method's jobs read, and their options. No rules.
 
 
+def method(wildcards):
+    """Return a job's method without its guide."""
+    return guides.split(wildcards.method)[0]
+
+
 def adapter_folder(wildcards):
     """Return the folder of a method's adapter, which another model may have trained."""
-    model, adapter = configuration.trained_as(config, wildcards.model, wildcards.method)
+    model, adapter = configuration.trained_as(config, wildcards.model, method(wildcards))
     return f"results/{model}/seed{wildcards.seed}/adapters/{adapter}"
 
 
 def adapter_files(wildcards):
     """Return the files of a method's adapter, or none if it has no adapter."""
-    model, method = wildcards.model, wildcards.method
-    if method in results.BUILT_IN or method in config["models"][model].get("methods", {}):
+    model, name = wildcards.model, method(wildcards)
+    if name in results.BUILT_IN or name in config["models"][model].get("methods", {}):
         return []
-    if method not in adapters(model):
+    if name not in adapters(model):
         stop(
-            f"models.{model}.adapters: {method!r} is not there, nor in models.{model}.methods; add it, or use none or cfg"
+            f"models.{model}.adapters: {name!r} is not there, nor in models.{model}.methods; add it, or use none or cfg"
         )
     return expand(f"{adapter_folder(wildcards)}/{{file}}", file=["adapter.safetensors", "config.json"])
+
+
+@checked
+def guide_files(wildcards):
+    """Return the files of the guide that a method's images follow, if they follow one."""
+    files = []
+    for name, path in guides.of(config, wildcards.model, wildcards.method).items():
+        key = f"models.{wildcards.model}.guides.{guides.split(wildcards.method)[1]}.{name}"
+        path = user_files.given(key, path, "a file or folder that is there")
+        files += user_files.check_dates(key, base_models.files(Path(path))) if Path(path).is_dir() else [path]
+    return files
 
 
 def guidance(stage):
     """A param: options for a method's guidance. Settings that only `cfg` uses are given only to `cfg` and its kind."""
 
     def options(wildcards):
-        if wildcards.method == "none" and stage == "measure_fidelity":
+        if stage == "measure_fidelity" and guides.split(wildcards.method)[1]:
+            stop(
+                f"fidelity/{wildcards.method}.json: fidelity is measured without guides; ask for fidelity/{method(wildcards)}.json"
+            )
+        if method(wildcards) == "none" and stage == "measure_fidelity":
             stop("fidelity/none.json: without guidance all of it is unexplained; ask for another method")
-        if wildcards.method == "none":
+        followed = flags(guides.of(config, wildcards.model, wildcards.method))
+        return f"{way(wildcards)} {followed}" if followed else way(wildcards)
+
+    def way(wildcards):
+        if method(wildcards) == "none":
             return "--guidance none"
-        if wildcards.method in adapters(wildcards.model):
+        if method(wildcards) in adapters(wildcards.model):
             return f"--guidance adapter --dir {adapter_folder(wildcards)}"
         chosen = schema.result_settings(stage, settings(stage, wildcards))
         own = flags({name: chosen[name] for name in schema.cfg_settings(stage) if name in chosen})
@@ -39,7 +63,7 @@ def guidance(stage):
 def scales_to_measure(wildcards):
     """A param: the scales to measure fidelity at. No adapter says a range for other methods, so the trajectories do."""
     text = settings("measure_fidelity", wildcards)["guidance_scales"]
-    if text == "auto" and wildcards.method not in adapters(wildcards.model):
+    if text == "auto" and method(wildcards) not in adapters(wildcards.model):
         highest = configuration.settings(config, wildcards.model, "sample_trajectories")["guidance_max"]
         text = ",".join(map(results.scale_name, written_values.automatic_scales(highest)))
     return f"--guidance-scales {text}"

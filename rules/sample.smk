@@ -3,6 +3,7 @@ rule sample:
         base=base_files,
         prompts=prompts("samples"),
         adapter=adapter_files,
+        guide=guide_files,
     output:
         images="results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.zip",
         cost="results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.json",

@@ -212,10 +212,12 @@ READERS = {
 def test_any_file(name, good, data):
     file = good / name
     whole = file.read_bytes()
-    how = data.draw(some.sampled_from(["bytes", "cut", "flip", "insert", "json"]))
+    how = data.draw(some.sampled_from(["bytes", "cut", "flip", "insert", "json", "deep"]))
     at = data.draw(some.integers(0, len(whole)))
     if how == "bytes":
         changed = data.draw(some.binary(max_size=200))
+    elif how == "deep":
+        changed = data.draw(some.sampled_from([b"[", b'{"a":'])) * 100_000
     elif how == "cut":
         changed = whole[:at]
     elif how == "flip":

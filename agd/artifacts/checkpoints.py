@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from agd.artifacts.files import writing
+from agd.artifacts.sealed_json import parse_json
 from agd.runtime.errors import UserError
 
 
@@ -52,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """Read a checkpoint's tensors, `identity` and `progress`. Raises UserError, naming a missing or damaged file."""
     try:
         with safe_open(path, "pt") as file:
-            state = json.loads((file.metadata() or {}).get("agd", "{}"))
+            state = parse_json((file.metadata() or {}).get("agd", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; make it first, or check the path") from None

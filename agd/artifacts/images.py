@@ -1,7 +1,6 @@
 """Reads and writes images: sealed zips of PNG files, external folders and zips, and grids to look at."""
 
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from agd.artifacts.files import files_below, writing
-from agd.artifacts.sealed_json import json_bytes
+from agd.artifacts.sealed_json import json_bytes, parse_json
 from agd.artifacts.zips import check_if_sealed, open_zip, read_entry, write_zip
 from agd.runtime.errors import UserError
 
@@ -48,7 +47,10 @@ def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
         names = [name for name in archive.namelist() if name != _MANIFEST]
         if _MANIFEST not in archive.namelist():
             raise UserError(f"{path}: not a file of samples (it has no {_MANIFEST}); give what `sample` wrote")
-        manifest = json.loads(archive.read(_MANIFEST))
+        try:
+            manifest = parse_json(archive.read(_MANIFEST))
+        except ValueError:
+            raise UserError(f"{path}: its {_MANIFEST} is no record; give what `sample` wrote") from None
         return {name: open_image(archive.read(name), f"{path}/{name}") for name in names}, manifest
 
 

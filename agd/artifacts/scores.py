@@ -11,7 +11,7 @@ from pathlib import Path
 from agd.artifacts.metrics import read_metrics
 from agd.artifacts.sealed_json import read_json, read_sealed
 from agd.runtime.errors import UserError
-from agd.settings import tables
+from agd.settings import guides, tables
 from agd.settings.columns import BY_TIMESTEP, COLUMNS
 from agd.settings.tables import Run
 
@@ -84,11 +84,11 @@ class Scores:
         made = record["provenance"]["samples"]
         chosen = made["settings"]
         placed = (chosen["guidance_scale"], chosen["num_inference_steps"], made["seed"])
-        if placed != (float(run.scale), run.steps, seed) or made["guidance"] != self._guidance(run):
-            raise UserError(
-                f"{path}: measures samples of {made['guidance']} at w = {placed[0]:g} in {placed[1]} steps of seed {placed[2]}, "
-                "unlike its path; delete it and run again"
-            )
+        guided, asked = bool(made.get("follows")), guides.split(run.method)[1] is not None
+        if placed != (float(run.scale), run.steps, seed) or made["guidance"] != self._guidance(run) or guided != asked:
+            way = made["guidance"] + (" with a guide" if guided else "")
+            said = f"{way} at w = {placed[0]:g} in {placed[1]} steps of seed {placed[2]}"
+            raise UserError(f"{path}: measures samples of {said}, unlike its path; delete it and run again")
         self._check_guidance(path, run, chosen)
         shared = {name: record[name] for name in ("features", "reference", "num_samples")}
         for name, value in {**shared, "the base model": made["base"]["fingerprint"]}.items():
@@ -110,7 +110,7 @@ class Scores:
         """Return what the samples of a run say of their guidance: further methods are kinds of cfg."""
         if run.method in self.complete["adapters"].get(run.model, {}):
             return "adapter"
-        return "none" if run.method == "none" else "cfg"
+        return "none" if guides.split(run.method)[0] == "none" else "cfg"
 
     def _add_adapter(self, path: Path, run: Run, seed: int, made: dict | None) -> None:
         """Check that all files of a method and seed are of one adapter."""

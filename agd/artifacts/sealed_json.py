@@ -12,12 +12,21 @@ from agd.runtime.errors import UserError
 RECORD = "provenance.json"  # the record in a folder of files in external formats
 
 
+def parse_json(text: str | bytes) -> dict:
+    """Parse a JSON object of a stranger's. Raises ValueError for everything else, and where it is nested too deep."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
 def read_json(path: Path, *keys: str) -> dict:
     """Read a JSON object that has these keys. Raises UserError, naming the file, if it is something else."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError
+        found = parse_json(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; make it first, or check the path") from None
     except (ValueError, IsADirectoryError):
@@ -47,7 +56,11 @@ def read_sealed(path: str | Path) -> dict:
     """Read a sealed record, without its `sha256`. Raises UserError, naming the file, if it is missing or changed."""
     record = read_json(path)
     record.pop("sha256", None)
-    if Path(path).read_bytes() != sealed_json(record):
+    try:
+        whole = Path(path).read_bytes() == sealed_json(record)
+    except ValueError:  # a number beyond all numbers, which no record of ours holds
+        whole = False
+    if not whole:
         raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
     return record
 

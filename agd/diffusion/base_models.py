@@ -1,14 +1,13 @@
 """Finds and checks the files of base models: in a folder, the hub's cache, or on the hub. Imports nothing heavy."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from agd.artifacts.hub import hub_errors
 from agd.artifacts.provenance import is_unread_variant, model_fingerprint
-from agd.artifacts.sealed_json import check_folder, read_json
+from agd.artifacts.sealed_json import check_folder, parse_json, read_json
 from agd.runtime.errors import UserError, errors_say, one_line
 
 INDEX = "model_index.json"
@@ -71,9 +70,9 @@ def index(folder: Path, pipeline_classes: Collection[str], parts: dict[str, Part
     """
     check_folder(folder)
     try:
-        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        found = parse_json((folder / INDEX).read_text(encoding="utf-8"))
         name = found["_class_name"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         raise UserError(f"{folder / INDEX}: not a pipeline's index; fetch the model again") from None
     if name not in pipeline_classes:
         wanted = " or ".join(pipeline_classes)

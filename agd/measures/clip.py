@@ -1,6 +1,5 @@
 """Computes the CLIP score: how well images match their prompts."""
 
-import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from agd.artifacts.sealed_json import parse_json
 from agd.diffusion.base_models import check_weights
 from agd.runtime.errors import UserError, errors_say
 
@@ -48,8 +48,8 @@ def load(model_folder: str):
     problem = f"clip_model: {model_folder} doesn't hold a CLIP model and its processor"
     what_to_do = "give a local folder that transformers.CLIPModel opens, with safetensors weights"
     try:
-        kind = json.loads((Path(model_folder) / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+        kind = parse_json((Path(model_folder) / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError):
         kind = None
     if kind != "clip":
         raise UserError(f"{problem}; {what_to_do}")

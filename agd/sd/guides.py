@@ -15,19 +15,15 @@ from agd.artifacts.sealed_json import read_json
 from agd.diffusion.base_models import check_weights
 from agd.runtime.errors import UserError, errors_say, one_line
 from agd.settings.command_line import flag
-
-_NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
+from agd.settings.guides import NEEDED, check_complete
 
 
 def check(files) -> None:
     """Raise UserError if a file is missing or can't be read. Loads no weights. Stages without guides pass."""
-    for name, others in _NEEDED.items():
+    check_complete(vars(files), flag)
+    for name, others in NEEDED.items():
         path = getattr(files, name, None)
         for other in others:
-            if path and not getattr(files, other):
-                raise UserError(f"{flag(other)}: missing; {flag(name)} needs it")
-            if not path and getattr(files, other, None):
-                raise UserError(f"{flag(other)}: given without {flag(name)}; give both")
             if path and not Path(getattr(files, other)).exists():
                 raise UserError(f"{flag(other)}: {getattr(files, other)} is not there; check the path")
         if path and not Path(path).exists():
@@ -54,7 +50,7 @@ def _check_weights(name: str, files) -> None:
 
 def identities(files) -> dict[str, str]:
     """Return the sha256 of each picture, set of weights and network in use."""
-    names = [name for others in _NEEDED.items() for name in (others[0], *others[1]) if getattr(files, name)]
+    names = [name for others in NEEDED.items() for name in (others[0], *others[1]) if getattr(files, name)]
     return {name: _digest(Path(getattr(files, name))) for name in names}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agd.runtime.errors import UserError
-from agd.settings import written_values, yaml_files
+from agd.settings import guides, written_values, yaml_files
 from agd.settings.adapter_choices import check_adapter, check_gain
 from agd.settings.results import GUIDED, HALF, TRAINED_BASE, half, scale_name, total
 from agd.settings.schema import ADAPTER_KEYS, ALSO_READS, CONFIG_FOLDER, applies, properties, result_settings, schema
@@ -66,6 +66,7 @@ def check(config: dict) -> None:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
         _check_variants(config, model)
         _check_continues(config, model)
+        guides.check(config, model)
 
 
 def _check_variants(config: dict, model: str) -> None:
@@ -134,7 +135,8 @@ def _check_trained_as(config: dict, name: str, adapter: dict, where: str) -> Non
 def settings(config: dict, model: str | None, stage: str, variant: str | None = None) -> dict:
     """Return one stage's settings: defaults, then the model's (None: no model), then the variant's.
 
-    variant: name of an adapter (for `train`), of trajectories, or of a method; of any other name, there are none.
+    variant: name of an adapter (for `train`), of trajectories, or of a method, with or without a guide; of any other name,
+    there are none.
     Leaves out defaults that the model's family doesn't have. The model's own settings always stay, so that they are
     checked.
     """
@@ -142,7 +144,7 @@ def settings(config: dict, model: str | None, stage: str, variant: str | None = 
     borrowed = settings(config, model, ALSO_READS[stage]) if stage in ALSO_READS else {}
     known = properties(stage, section.get("family"))
     general = {k: v for k, v in config["defaults"].get(stage, {}).items() if k in known}
-    own = section.get(VARIANTS.get(stage), {}).get(variant) or {}
+    own = section.get(VARIANTS.get(stage), {}).get(guides.split(variant)[0]) or {}
     own = {name: value for name, value in own.items() if name not in ADAPTER_KEYS or stage != "train"}
     return borrowed | general | section.get(stage, {}) | own
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from agd.runtime.errors import UserError
-from agd.settings import configuration, written_values
+from agd.settings import configuration, guides, written_values
 from agd.settings.columns import AXES, BY_TIMESTEP, COLUMNS
 from agd.settings.results import BUILT_IN, scale_name
 from agd.settings.schema import cfg_settings
@@ -57,8 +57,9 @@ def _check_items(config: dict, items: list[dict], where: str) -> None:
         section = config["models"][model]
         known = [*BUILT_IN, *section.get("methods", {}), *section["adapters"]]
         for method in item["methods"]:
-            if method not in known:
+            if guides.split(method)[0] not in known:
                 raise UserError(f"{key}.methods: {method!r} is no method of {model}; known are {', '.join(known)}")
+            guides.of(config, model, method)
         for w in item.get("guidance_scales", []):
             if not math.isfinite(w):
                 raise UserError(f"{key}.guidance_scales: {w} is no guidance scale; give a number from 1")
@@ -108,11 +109,17 @@ def _check_scales(config: dict, complete: dict, where: str) -> None:
     names = [name for name in measures(complete) if COLUMNS[name].source == "fidelity"]
     for run in runs(complete) if names else []:
         measured = fidelity_scales(config, run.model, run.method)
-        if run.method not in BUILT_IN and f"{float(run.scale):g}" not in measured:
+        if _is_measured(run.method) and f"{float(run.scale):g}" not in measured:
             raise UserError(
                 f"{where}.runs: {names[0]} of {run.model} is not measured at w = {run.scale}, but at {', '.join(measured)}; "
                 f"add it to models.{run.model}.measure_fidelity.guidance_scales"
             )
+
+
+def _is_measured(method: str) -> bool:
+    """Return whether the fidelity of a method is measured: not without guidance, of guidance itself, or with a guide."""
+    name, guide = guides.split(method)
+    return name not in BUILT_IN and guide is None
 
 
 def fidelity_scales(config: dict, model: str, method: str) -> list[str]:
@@ -143,9 +150,10 @@ def definition(config: dict, study: str, name: str) -> dict:
     places = list(dict.fromkeys(m for table in tables.values() for item in table["runs"] for m in item["methods"]))
     adapters, guided = {}, {}
     for model, method in ((item["model"], method) for item in items for method in item["methods"]):
-        if method in config["models"][model]["adapters"]:
-            adapters.setdefault(model, {})[method] = "/".join(configuration.trained_as(config, model, method))
-        elif method != "none":
+        plain = guides.split(method)[0]
+        if plain in config["models"][model]["adapters"]:
+            adapters.setdefault(model, {})[method] = "/".join(configuration.trained_as(config, model, plain))
+        elif plain != "none":
             guided.setdefault(model, {})[method] = _guidance(config, model, method)
     styles = {method: places.index(method) for item in items for method in item["methods"]}
     return {**given, "runs": items, "adapters": adapters, "guided": guided, "styles": styles}
@@ -182,7 +190,7 @@ def read_definition(text: str, *keys: str) -> dict:
     try:
         complete = json.loads(text)
         whole = {"runs", "adapters", *keys} <= set(complete)
-    except (json.JSONDecodeError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise UserError("--definition: not a complete definition of a table; give the one that the rule prints")
@@ -195,7 +203,7 @@ def runs(complete: dict) -> list[Run]:
         Run(item["model"], method, scale_name(w), steps, tuple(item["seeds"]))
         for item in complete["runs"]
         for method in item["methods"]
-        for w in ([1] if method == "none" else item["guidance_scales"])
+        for w in ([1] if guides.split(method)[0] == "none" else item["guidance_scales"])
         for steps in item["steps"]
     ]
 
@@ -224,7 +232,7 @@ def path(complete: dict, run: Run, seed: int, source: str) -> str | None:
         if method not in complete["adapters"].get(model, {}):
             return None
         model, method = complete["adapters"][model][method].split("/")
-    if source == "fidelity" and method in BUILT_IN:
+    if source == "fidelity" and not _is_measured(method):
         return None
     return f"{model}/seed{seed}/" + PATHS[source].format(method=method, scale=run.scale, steps=run.steps)
 

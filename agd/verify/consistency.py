@@ -14,7 +14,7 @@ from agd.artifacts.scores import Scores
 from agd.artifacts.sealed_json import RECORD
 from agd.artifacts.zips import seal_of
 from agd.runtime.errors import UserError
-from agd.settings import results, tables
+from agd.settings import guides, results, tables
 
 Found = dict[Path, object]  # path -> contents of each good artifact
 
@@ -98,14 +98,22 @@ def _check_samples(zips: Found, found: Found) -> None:
         said = (float(w[1:]), int(n[1:]), seed.name)
         want(placed == said, path, f"made with other settings ({placed}) than its path says")
         # Without an adapter's folder: a kind of cfg, or an adapter's whose folder was deleted on purpose.
-        named = ["adapter"] if (seed / "adapters" / method).is_dir() else ["cfg", "adapter"]
-        right = [method] if method in results.BUILT_IN else named
+        plain, guide = guides.split(method)
+        named = ["adapter"] if (seed / "adapters" / plain).is_dir() else ["cfg", "adapter"]
+        right = [plain] if plain in results.BUILT_IN else named
         want(made["guidance"] in right, path, f"made with --guidance {made['guidance']}, not as samples/{method} is")
-        alike = all(made.get(k) == first.get(k) for k in ("guidance", "settings", "stage_version", "subjects", "base"))
+        said = "a ControlNet or an IP-Adapter" if guide is None else f"the guide {guide!r}"
+        want(
+            bool(made.get("follows")) == bool(guide),
+            path,
+            f"made {'with' if guide is None else 'without'} {said}, unlike its path",
+        )
+        shared = ("guidance", "settings", "stage_version", "subjects", "base", "follows")
+        alike = all(made.get(k) == first.get(k) for k in shared)
         want(alike, path, "made otherwise than the first of its folder")
-        adapter = found.get(seed / "adapters" / method / saving.CONFIG)
+        adapter = found.get(seed / "adapters" / plain / saving.CONFIG)
         same = adapter is None or made.get("adapter") == adapter["provenance"]
-        want(same, path, f"sampled with another adapter than the one in adapters/{method}")
+        want(same, path, f"sampled with another adapter than the one in adapters/{plain}")
         base = found.get(path.parents[5] / "base" / RECORD)
         same = base is None or base["fingerprint"] == made["base"]["fingerprint"]
         want(same, path, "sampled from another base model than the one in base/")

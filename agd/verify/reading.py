@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from agd.artifacts import checkpoints, downloads, trajectories
 from agd.artifacts.files import PART
 from agd.artifacts.images import read_images
 from agd.artifacts.provenance import model_fingerprint
-from agd.artifacts.sealed_json import RECORD, check_files, read_sealed
+from agd.artifacts.sealed_json import RECORD, check_files, parse_json, read_sealed
 from agd.artifacts.zips import open_zip
 from agd.measures import references
 from agd.settings.families import PACKAGES, options
@@ -79,7 +78,7 @@ def read_annotations(path: Path) -> dict:
     with open_zip(path) as archive:
         names = archive.namelist()
         want(len(names) == 2 and all("captions" in name for name in names), path, "holds something else than captions")
-        return {name: len(json.loads(archive.read(name))["annotations"]) for name in names}
+        return {name: len(parse_json(archive.read(name))["annotations"]) for name in names}
 
 
 def read_reference(path: Path) -> references.Reference:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agd.artifacts import user_files
-from agd.settings import configuration, schema, tables, validation
+from agd.settings import configuration, guides, schema, tables, validation
 from agd.settings.results import BUILT_IN, GUIDED
 from agd.settings.versions import VERSIONS
 from agd.verify.consistency import Found, want
@@ -48,10 +48,14 @@ def _check(path: Path, made: dict, match: re.Match, config: dict) -> None:
     if stage == "prepare_prompts" and "captions" not in config["models"][match["model"]]:
         return
     want(then == VERSIONS[stage], path, f"made by version {then} of {stage}, which is at {VERSIONS[stage]}")
-    model, variant = match["model"], match.groupdict().get("variant")
+    model, (variant, guide) = match["model"], guides.split(match.groupdict().get("variant"))
     known = {**config["models"][model].get(configuration.VARIANTS.get(stage), {}), **dict.fromkeys((*BUILT_IN, GUIDED))}
     adapters = config["models"][model]["adapters"]
     want(variant is None or variant in known or variant in adapters, path, f"{variant!r} is not in the configuration")
+    named = config["models"][model].get("guides", {})
+    want(guide is None or guide in named, path, f"the guide {guide!r} is not in the configuration")
+    if guide is not None and stage == "sample":
+        _compare(path, {"guide": sorted(made.get("follows", {}))}, {"guide": sorted(named[guide])})
     asked = schema.result_settings(stage, configuration.settings(config, model, stage, variant))
     if stage == "sample":
         asked |= {"guidance_scale": float(match["w"]), "num_inference_steps": int(match["n"])}

@@ -1,0 +1,46 @@
+"""Guides of a model: a ControlNet or an IP-Adapter, each with a picture, that images follow in addition to the prompt.
+
+Samples of the method `agd+sketch` are those of agd with the model's guide `sketch`; so with every method. Imports nothing heavy:
+Snakemake and every command line read it at their start.
+"""
+
+from collections.abc import Mapping
+
+from agd.runtime.errors import UserError
+
+# Network -> what else it needs.
+NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("controlnet_image",)}
+
+
+def split(method: str | None) -> tuple[str | None, str | None]:
+    """Return the method and the guide in {method} of a path, `agd` and `sketch` in `agd+sketch`. None: no guide."""
+    name, _, guide = (method or "").partition("+")
+    return name or None, guide or None
+
+
+def check_complete(given: Mapping[str, str | None], key) -> None:
+    """Raise UserError if a network lacks its picture, or the other way round. key: name -> how the user spells it."""
+    for name, others in NEEDED.items():
+        for other in others:
+            if given.get(name) and not given.get(other):
+                raise UserError(f"{key(other)}: missing; {key(name)} needs it")
+            if given.get(other) and not given.get(name):
+                raise UserError(f"{key(other)}: given without {key(name)}; give both")
+
+
+def check(config: dict, model: str) -> None:
+    """Raise UserError if one of a model's guides is not whole."""
+    for guide, given in config["models"][model].get("guides", {}).items():
+        check_complete(given, lambda name, guide=guide: f"models.{model}.guides.{guide}.{name}")
+
+
+def of(config: dict, model: str, method: str) -> dict[str, str]:
+    """Return the guide of a method's images: name of an option of `sample` -> path. Raises UserError if it is not there."""
+    guide, known = split(method)[1], config["models"][model].get("guides", {})
+    if guide is None:
+        return {}
+    if guide not in known:
+        raise UserError(
+            f"models.{model}.guides: {guide!r} of {method!r} is not there; add it (known: {', '.join(known) or 'none'})"
+        )
+    return known[guide]
