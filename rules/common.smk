@@ -5,17 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 from agd.runtime.errors import UserError
-from agd.settings import (
-    configuration,
-    families,
-    guides,
-    results,
-    schema,
-    tables,
-    validation,
-    written_values,
-    yaml_files,
-)
+from agd.settings import configuration, families, guides, results, schema
+from agd.settings import tables, validation, written_values, yaml_files
 from agd.settings.command_line import flags
 from agd.settings.versions import VERSIONS
 
