@@ -2,46 +2,9 @@
 import shlex
 
 from agd.artifacts import downloads, user_files
-from agd.diffusion import base_models
-from agd.digits.files import BASE_FILES, DATA_FILES
+from agd.digits.files import DATA_FILES
 
-TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
 ADDRESSES = {downloads.file_name(url): url for url in downloads.KNOWN}
-
-
-def architecture(model):
-    return configuration.settings(config, model, "train_base")["architecture"]
-
-
-def trained(wanted):
-    """A wildcard constraint: models of an architecture that are trained here. If none, a pattern that never matches."""
-    return "|".join(name for name in TRAINED_MODELS if architecture(name) == wanted) or "(?!)"
-
-
-@checked
-def continued_base(wildcards):
-    """Return the files of the base that a base's training starts from, if it does."""
-    folder = configuration.settings(config, wildcards.model, "train_base")["continues"]
-    files = expand(f"{folder}/{{file}}", file=BASE_FILES[architecture(wildcards.model)]) if folder else []
-    made = [results.TRAINED_BASE.format(model=model) for model in TRAINED_MODELS if model != wildcards.model]
-    missing = [file for file in files if folder not in made and not Path(file).is_file()]
-    if missing:
-        stop(f"models.{wildcards.model}.train_base.continues: {missing[0]} is not there; give a base trained here")
-    return files
-
-
-def base(wildcards):
-    return config["models"][wildcards.model]["base_model"]
-
-
-@checked
-def base_files(wildcards):
-    """Return the files of a base model: trained here, or in a user's folder. A model on the hub has none."""
-    key, name = f"models.{wildcards.model}.base_model", base(wildcards)
-    if name == results.TRAINED_BASE.format(model=wildcards.model) and wildcards.model in TRAINED_MODELS:
-        return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(wildcards.model)])
-    folder = base_models.locate(name, key, download=False)
-    return user_files.check_dates(key, base_models.files(folder)) if Path(name).is_dir() else []
 
 
 def address(wildcards):

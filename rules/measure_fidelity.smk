@@ -14,6 +14,7 @@ rule measure_fidelity:
     resources:
         gpu=gpu("measure_fidelity"),
     params:
+        offline=offline,
         own_gpus=own_gpus("measure_fidelity"),
         version=VERSIONS["measure_fidelity"],
         module=stage_module("measure_fidelity"),
@@ -26,5 +27,5 @@ rule measure_fidelity:
         ),
         execution=execution_settings("measure_fidelity"),
     shell:
-        "{params.own_gpus}python -m {params.module} {params.guidance} --output {output} --base-model {params.base:q}"
+        "{params.offline}{params.own_gpus}python -m {params.module} {params.guidance} --output {output} --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.prompts} {params.scales} {params.result} {params.execution} 2>&1 | tee {log}"

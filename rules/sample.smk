@@ -16,6 +16,7 @@ rule sample:
     resources:
         gpu=gpu("sample"),
     params:
+        offline=offline,
         own_gpus=own_gpus("sample"),
         version=VERSIONS["sample"],
         module=stage_module("sample"),
@@ -28,5 +29,5 @@ rule sample:
         ),
         execution=execution_settings("sample"),
     shell:
-        "{params.own_gpus}python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
+        "{params.offline}{params.own_gpus}python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

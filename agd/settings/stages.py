@@ -54,6 +54,10 @@ STAGES = {
         Argument("--url", dict(required=True, metavar="URL", help="one of the files that agd/artifacts/downloads.py lists")),
         Argument("--output", dict(required=True, metavar="FILE", help="file to write")),
     )),
+    "fetch_base": Stage("agd.fetch_base", (
+        Argument("--base-model", dict(required=True, metavar="OWNER/NAME[@REVISION]", help="a model on the hub")),
+        Argument("--output", dict(required=True, metavar="JSON", help="file to write: its name, revision and checksums")),
+    )),
     "prepare_digits": Stage("agd.digits.prepare_digits", (
         Argument("--output", dict(required=True, metavar="ZIP", help="zip of PNG images to write")),
         Argument("--annotations", dict(required=True, metavar="ZIP", help="zip of captions to write, as COCO lays them out")),

@@ -125,6 +125,13 @@ def read_adapter(path: Path) -> dict:
     return description
 
 
+def read_fetched_base(path: Path) -> dict:
+    """Read the record of a base from the hub. Its weights are in the hub's cache, whose files every job checks for itself."""
+    record = read_record(path)
+    want({"name", "revision", "weights"} <= set(record), path, "is the record of something else")
+    return record
+
+
 def read_table(path: Path) -> dict:
     """Read the record of a table, or of a study's page, and check that it is that of its path."""
     record = read_record(path)
@@ -166,6 +173,7 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"digits/classifier\.json", of_stage("train_classifier"), []),
     (r"digits/classifier\.safetensors", None, ["classifier.json"]),
     (rf"base/{RECORD}", read_base, []),
+    (r"base\.json", read_fetched_base, []),
     (r"base/model_index\.json", None, [RECORD]),
     (rf"prompts/{RECORD}", of_stage("prepare_prompts"), []),
     (r"prompts/\w+\.txt", None, [RECORD]),

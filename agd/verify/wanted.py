@@ -107,7 +107,16 @@ def _check_reference(path: Path, reference, model: str, config: dict) -> None:
     _compare(path, made, wanted)
 
 
-_OF_MODELS = {"fid.json": _check_comparison, "curve.json": _check_comparison, "reference.npz": _check_reference}
+def _check_base(path: Path, record: dict, model: str, config: dict) -> None:
+    _compare(path, {"base_model": record["name"]}, {"base_model": config["models"][model]["base_model"]})
+
+
+_OF_MODELS = {
+    "base.json": _check_base,
+    "fid.json": _check_comparison,
+    "curve.json": _check_comparison,
+    "reference.npz": _check_reference,
+}
 
 
 def _check_table(path: Path, record: dict, config: dict) -> None:

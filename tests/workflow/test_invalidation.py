@@ -209,6 +209,7 @@ SETTINGS = {
     "reference": ("other_images.zip", referenced),
     "adapters": ({"agd": {"dropout": 0.5}}, trained),
     "trajectories": ({"guided": {"guidance_max": 4}, "others": {}}, guided),
+    "guides": ({"sketch": {"controlnet": "control", "controlnet_image": "sketch.png"}}, nothing),
     "methods": ({"interval": {"guided_sigmas": "0.5-5"}}, nothing),
     "compared_adapter": ("offset", compared),
     "curve_evaluations": ([4, 8], nothing),  # fid.json doesn't need the curve
@@ -262,6 +263,7 @@ ABOVE = {
 }
 
 STAGE_VERSIONS = {
+    "fetch_base": set(),  # no base here is on the hub; test_fetch_base.py has one that is
     "prepare_digits": {"prepare_digits"} | referenced("tiny") | prompted("text"),
     "train_classifier": classified("tiny"),
     "train_base": base_trained("tiny"),
@@ -338,7 +340,7 @@ def changed(setting: str, model: str, value) -> dict | None:
             return None
         section.setdefault(stage, {})[name] = value
         section[stage] |= NEEDS.get(setting, {})
-    elif name == "captions" and name not in section:
+    elif name in ("captions", "guides") and section["family"] == "dit":
         return None
     else:
         section[name] = value[model] if name == "family" else value

@@ -1,0 +1,91 @@
+"""A base model on the hub: fetched once, checked, by a job without a GPU. Later jobs don't connect."""
+
+import shutil
+import subprocess
+
+import pytest
+from hub import NAME, Hub
+from studies import snakemake_command, study, write
+
+from agd import verify
+from agd.artifacts.images import read_images
+from agd.artifacts.sealed_json import read_sealed
+from agd.verify import wanted
+
+IMAGES, RECORD = "results/tiny/seed0/samples/none/w1/n3/000000.zip", "results/tiny/base.json"
+
+
+@pytest.fixture
+def revisions(base, other_base, tmp_path):
+    """Two revisions of a model, folders."""
+    return [shutil.copytree(folder, tmp_path / f"revision{i}") for i, folder in enumerate((base, other_base))]
+
+
+def run(folder, home, hub, configuration, *words, target=IMAGES) -> subprocess.CompletedProcess:
+    """Run Snakemake as one who has internet, or whose internet is this hub."""
+    command, environment = snakemake_command(
+        folder, "--cores", "1", "--configfile", write(folder, configuration), *words, targets=(target,)
+    )
+    del environment["HF_HUB_OFFLINE"]
+    environment |= hub.environment(home)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+
+
+def test_a_study_fetches_its_base_once_and_then_never_connects(revisions, classifier, tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    with Hub(*revisions) as hub:
+        first = next(iter(hub.folders))
+        pinned = study(f"{NAME}@{first}", classifier)
+        done = run(folder, tmp_path / "home", hub, pinned, target=RECORD)
+        assert done.returncode == 0, done.stderr
+        record = read_sealed(folder / RECORD)
+        assert record["revision"] == first
+        assert {"model_index.json", "transformer/diffusion_pytorch_model.safetensors"} <= set(record["weights"])
+    # From here on nobody answers.
+    done = run(folder, tmp_path / "home", hub, pinned)
+    assert done.returncode == 0, done.stderr
+    assert read_images(folder / IMAGES)[1]["provenance"]["base"]["revision"] == first
+    assert verify.bad(folder / "results", wanted.of_files([write(folder, pinned)]))[1] == {}
+    assert "Nothing to be done" in run(folder, tmp_path / "home", hub, pinned).stderr
+    other = study(NAME, classifier)
+    lines = verify.bad(folder / "results", wanted.of_files([write(folder, other)]))[1]
+    assert f"made with base_model '{NAME}@{first}'" in lines[str(folder / RECORD)]
+
+
+def test_without_a_revision_it_is_the_newest(revisions, classifier, tmp_path):
+    with Hub(*revisions) as hub:
+        done = run(tmp_path, tmp_path / "home", hub, study(NAME, classifier), target=RECORD)
+        assert done.returncode == 0, done.stderr
+        assert read_sealed(tmp_path / RECORD)["revision"] == hub.commit()
+        planned = run(
+            tmp_path, tmp_path / "home", hub, study(f"{NAME}@{hub.commit()}", classifier), "-n", target=RECORD
+        )
+        assert "rule fetch_base" in planned.stdout
+
+
+@pytest.mark.parametrize(
+    "broken", ["scheduler/scheduler_config.json", "transformer/diffusion_pytorch_model.safetensors"]
+)
+def test_damage_on_the_way_is_named(revisions, classifier, tmp_path, broken):
+    with Hub(*revisions) as hub:
+        hub.broken = broken
+        done = run(tmp_path, tmp_path / "home", hub, study(NAME, classifier), target=RECORD)
+    assert done.returncode != 0
+    assert "damaged (its bytes don't match its checksum); delete " in done.stdout + done.stderr
+    assert not (tmp_path / RECORD).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (f"{NAME}@none", "models.tiny.base_model: 'someone/model@none' is neither a folder here nor"),
+        ("some/other", "models.tiny.base_model: 'some/other' is neither a folder here nor"),
+    ],
+)
+def test_what_the_hub_lacks_is_named_before_any_job(revisions, classifier, tmp_path, name, line):
+    with Hub(*revisions) as hub:
+        done = run(tmp_path, tmp_path / "home", hub, study(name, classifier))
+    assert done.returncode != 0
+    (said,) = [said for said in done.stderr.splitlines() if "rror" in said]
+    assert said.startswith(f"agd: error: {line}")
