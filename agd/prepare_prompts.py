@@ -8,7 +8,6 @@ draw begins with the same prompts.
 
 import dataclasses
 import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from agd.artifacts.files import writing
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import RECORD, checksums, parse_json, write_sealed
 from agd.artifacts.zips import check_if_sealed, read_entry
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, errors_say
 from agd.runtime.seeds import seed_of
 from agd.settings import configuration
 from agd.settings.entry_points import entry_point
@@ -71,14 +70,14 @@ def _read(source: Path, name: str) -> bytes:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; {_WANTED}")
     check_if_sealed(source)
-    try:
-        with zipfile.ZipFile(source) as archive:
-            found = [place for place in places if place in archive.namelist()]
-            if not found:
-                raise missing
-            return read_entry(archive, found[0])
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError):
-        raise UserError(f"{source}: no zip, or a damaged one; {_WANTED}") from None
+    with (
+        errors_say(str(source), lambda _: f"{source}: no zip, or a damaged one; {_WANTED}"),
+        zipfile.ZipFile(source) as archive,
+    ):
+        found = [place for place in places if place in archive.namelist()]
+        if not found:
+            raise missing
+        return read_entry(archive, found[0])
 
 
 def draw(captions: list[Caption], number: int, seed: int) -> list[str]:

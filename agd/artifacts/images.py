@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 from agd.artifacts.files import files_below, writing
 from agd.artifacts.sealed_json import json_bytes, parse_json
 from agd.artifacts.zips import check_if_sealed, open_zip, read_entry, write_zip
-from agd.runtime.errors import UserError
+from agd.runtime.errors import UserError, errors_say, one_line
 
 _MANIFEST = "manifest.json"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -62,7 +61,7 @@ def list_images(source: str | Path) -> list[str]:
         names = [str(file.relative_to(source)) for file in files_below(source)]
     elif source.is_file() and zipfile.is_zipfile(source):
         check_if_sealed(source)
-        with zipfile.ZipFile(source) as archive:
+        with _external(source) as archive:
             names = archive.namelist()
     elif source.exists():
         raise UserError(f"{source}: neither a folder nor a zip of images; check the path")
@@ -85,13 +84,20 @@ def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.I
         for name in names:
             yield open_image((source / name).read_bytes(), str(source / name))
         return
-    with zipfile.ZipFile(source) as archive:
+    with _external(source) as archive:
         for name in names:
-            try:
-                data = read_entry(archive, name)
-            except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError):
-                raise UserError(f"{source}/{name}: damaged; replace the file") from None
-            yield open_image(data, f"{source}/{name}")
+            yield open_image(_entry(archive, name), f"{source}/{name}")
+
+
+def _external(source: Path) -> zipfile.ZipFile:
+    with errors_say(str(source), lambda error: f"{source}: a damaged zip ({one_line(error)}); replace it"):
+        return zipfile.ZipFile(source)
+
+
+def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    where = f"{archive.filename}/{name}"
+    with errors_say(where, lambda _: f"{where}: damaged; replace the file"):
+        return read_entry(archive, name)
 
 
 def open_image(data: bytes, name: str) -> Image.Image:

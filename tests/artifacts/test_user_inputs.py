@@ -10,7 +10,7 @@ from PIL import Image
 
 from agd.artifacts import prompts
 from agd.artifacts.files import all_below, can_write, files_below
-from agd.artifacts.images import iterate_images, list_images, open_image
+from agd.artifacts.images import iterate_images, list_images, open_image, write_images
 from agd.artifacts.user_files import date_as_of_now
 from agd.diffusion.sampling import eight_bits
 from agd.runtime.errors import UserError
@@ -81,3 +81,26 @@ def test_prompts_are_lines_and_nothing_else(tmp_path):
 def test_a_device_is_not_replaced():
     with pytest.raises(UserError, match="/dev/null: no ordinary file, and would be replaced by one"):
         can_write("/dev/null")
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_zip_that_is_damaged_anywhere_is_read_right_or_refused(tmp_path, sealed):
+    file = tmp_path / "images.zip"
+    if sealed:
+        write_images(file, np.zeros((2, 1, 4, 4), np.uint8), ["a", "b"], {})
+    else:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("a.png", "b.png"):
+                Image.new("L", (4, 4)).save(tmp_path / name)
+                archive.write(tmp_path / name, name)
+    whole, refused = file.read_bytes(), 0
+    for at in range(len(whole)):
+        for damaged in (whole[:at] + b"\0" + whole[at:], whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]):
+            file.write_bytes(damaged)
+            try:
+                pictures = list(iterate_images(file, list_images(file)))
+            except UserError:
+                refused += 1
+            else:
+                assert not sealed or len(pictures) == 2
+    assert refused > len(whole) / 2
