@@ -52,7 +52,7 @@ def planned_jobs(folder: Path, configuration: dict, targets: tuple = TWO_TARGETS
     assert ended.value.code == 0, said.getvalue()
     found = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", said.getvalue(), re.M)
     shown = [(rule, (re.findall(r"wildcards: (.*)", block) or [""])[0]) for rule, block in found]
-    return [(rule, dict(re.findall(r"(\w+)=([\w.-]+)", wildcards))) for rule, wildcards in shown]
+    return [(rule, dict(re.findall(r"(\w+)=([\w.+-]+)", wildcards))) for rule, wildcards in shown]
 
 
 def study(base: str, classifier: Path, **changes) -> dict:
