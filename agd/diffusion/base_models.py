@@ -1,6 +1,7 @@
 """Finds and checks the files of base models: in a folder, the hub's cache, or on the hub. Imports nothing heavy."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -33,7 +34,7 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     repository, revision = on_hub(name)
-    with hub_errors(f"{key}: {name!r} is", _moved(name)):
+    with hub_errors(f"{key}: {name!r} is", _moved(name) + _offline()):
         cached = try_to_load_from_cache(repository, INDEX, revision=revision)
         if not isinstance(cached, str):
             there = HfApi().model_info(repository, revision=revision, timeout=_SECONDS_TO_ANSWER).siblings
@@ -53,6 +54,11 @@ def on_hub(name: str) -> tuple[str, str | None]:
 
 def _moved(name: str) -> str:
     return f"; its owner took it off the hub, {_MIRRORS[name]} is a mirror" if name in _MIRRORS else ""
+
+
+def _offline() -> str:
+    lost = "; in a study, delete its model's base.json, and it is fetched again"
+    return f" (HF_HUB_OFFLINE is set){lost}" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
 
 
 @dataclasses.dataclass(frozen=True)
