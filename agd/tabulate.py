@@ -21,7 +21,8 @@ from agd.settings.entry_points import entry_point
 from agd.settings.results import HALF
 
 STAGE = "tabulate"
-_SOMETIMES = ("clip_score",)  # measured only if a CLIP model is set
+# Measured only with an Inception network, or with a CLIP model: title, width and digits of its column.
+_SOMETIMES = {"sfid": ("sFID", 9, 2), "inception_score": ("IS", 9, 2), "clip_score": ("CLIP", 8, 2)}
 _FIDELITY = ("unexplained", "captured", "divergence of latents", "divergence of images")
 
 
@@ -111,9 +112,9 @@ def table(record: dict, name: str) -> str:
     distance = DISTANCES.get(record["features"], f"Fréchet distance ({record['features']})")
     head = f"{record['model']}: {record['num_samples']} images, w = {record['guidance_scale']}, {record['num_inference_steps']} steps, "
     head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}{assumed}"
-    scored = any("clip_score" in row for row in record["methods"].values())
+    more = {key: column for key, column in _SOMETIMES.items() if any(key in row for row in record["methods"].values())}
     lines = [head, f"{'method':10}{'distance':>10}{'KID':>10}{'precision':>11}{'recall':>8}{'NFE':>6}{'ms/image':>10}"]
-    lines[1] += f"{'CLIP':>8}" if scored else ""
+    lines[1] += "".join(f"{title:>{width}}" for title, width, _ in more.values())
     for method, row in record["methods"].items():
         cells = [
             _cell(row["fid"], 10, 2),
@@ -122,7 +123,7 @@ def table(record: dict, name: str) -> str:
             _cell(row["recall"], 8, 3),
         ]
         lines.append(f"{method:10}{''.join(cells)}{row['nfe']:>6g}{1000 * row['seconds_per_image']:>10.2f}")
-        lines[-1] += _cell(row.get("clip_score"), 8, 2) if scored else ""
+        lines[-1] += "".join(_cell(row.get(key), width, digits) for key, (_, width, digits) in more.items())
     adapter, rows = record["adapter"], record["methods"]
     # No ratio of times: jobs ran at different times, on a machine that others may have used.
     lines.append(

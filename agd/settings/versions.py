@@ -15,7 +15,7 @@ VERSIONS = {
     "sample": 2,
     "measure_fidelity": 3,
     "calculate_metrics": 2,
-    "tabulate": 2,
+    "tabulate": 3,
     "draw_curve": 1,
     "tabulate_runs": 1,
     "draw_runs": 1,
