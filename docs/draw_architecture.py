@@ -20,7 +20,7 @@ BEGIN, END = "<!-- drawn by docs/draw_architecture.py -->", "<!-- end of the dra
 # From the top down.
 FLOORS = [
     ["plan"],
-    ["verify", "explain", "digits", "calculate_metrics", "prepare_reference", "fetch_base"],
+    ["verify", "explain", "digits", "calculate_metrics", "prepare_reference", "prepare_base"],
     [
         "sample_trajectories",
         "train",

@@ -1,9 +1,11 @@
 # Base models: trained here, in a folder of the user's, or on the hub. No rules.
+from itertools import filterfalse
+
 from agd.artifacts import user_files
 from agd.diffusion import base_models
 from agd.digits.files import BASE_FILES
 
-FETCHED_BASE = results.FETCHED_BASE
+BASE_RECORD = results.BASE_RECORD
 TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
 
 
@@ -42,16 +44,24 @@ def on_the_hub(model):
 
 @checked
 def base_files(wildcards):
-    """Return the files of a base model: trained here, or in a user's folder. Of a model on the hub, the record of fetching it."""
+    """Return the files of a base model that is trained here. Of others, the record: theirs are gigabytes, which Snakemake would
+    read for every job."""
     model, name = wildcards.model, base(wildcards)
-    key, record = f"models.{model}.base_model", FETCHED_BASE.format(model=model)
     if trained_here(model):
         return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(model)])
-    if not on_the_hub(model):
-        return user_files.check_dates(key, base_models.files(base_models.locate(name, key)))
-    if not Path(record).exists():
-        base_models.locate(name, key, download=False)
+    record = BASE_RECORD.format(model=model)
+    if not (on_the_hub(model) and Path(record).exists()):
+        base_models.locate(name, f"models.{model}.base_model", download=False)
     return record
+
+
+@checked
+def local_base_files(wildcards):
+    """Return the files of a base model in a user's folder. One on the hub has none here."""
+    if on_the_hub(wildcards.model):
+        return []
+    key = f"models.{wildcards.model}.base_model"
+    return user_files.check_dates(key, base_models.files(Path(base(wildcards))))
 
 
 def offline(wildcards, resources):

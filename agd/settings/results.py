@@ -2,7 +2,7 @@
 
 GUIDED = "guided"  # {source} in the paths of trajectories that adapters learn from
 TRAINED_BASE = "results/{model}/base"
-FETCHED_BASE = "results/{model}/base.json"  # the record of a base from the hub
+BASE_RECORD = "results/{model}/base.json"  # the record of a base that is not trained here
 BUILT_IN = ("none", "cfg")  # {method} in paths, beside the configuration's adapters and methods
 HALF = "cfg-half"  # in fid.json: cfg with half the steps, as many evaluations as an adapter with all of them
 

@@ -54,8 +54,8 @@ STAGES = {
         Argument("--url", dict(required=True, metavar="URL", help="one of the files that agd/artifacts/downloads.py lists")),
         Argument("--output", dict(required=True, metavar="FILE", help="file to write")),
     )),
-    "fetch_base": Stage("agd.fetch_base", (
-        Argument("--base-model", dict(required=True, metavar="OWNER/NAME[@REVISION]", help="a model on the hub")),
+    "prepare_base": Stage("agd.prepare_base", (
+        Argument("--base-model", dict(required=True, metavar="M", help="folder that diffusers opens, or hub id with or without @revision")),
         Argument("--output", dict(required=True, metavar="JSON", help="file to write: its name, revision and checksums")),
     )),
     "prepare_digits": Stage("agd.digits.prepare_digits", (

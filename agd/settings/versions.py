@@ -4,7 +4,7 @@ See "What invalidates a result" in docs/artifacts.md. `python -m agd.settings.fi
 """
 
 VERSIONS = {
-    "fetch_base": 1,
+    "prepare_base": 1,
     "prepare_digits": 1,
     "train_classifier": 1,
     "train_base": 1,

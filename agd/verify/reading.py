@@ -125,8 +125,8 @@ def read_adapter(path: Path) -> dict:
     return description
 
 
-def read_fetched_base(path: Path) -> dict:
-    """Read the record of a base from the hub. Its weights are in the hub's cache, whose files every job checks for itself."""
+def read_base_record(path: Path) -> dict:
+    """Read the record of a base that was not trained here."""
     record = read_record(path)
     want({"name", "revision", "weights"} <= set(record), path, "is the record of something else")
     return record
@@ -173,7 +173,7 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"digits/classifier\.json", of_stage("train_classifier"), []),
     (r"digits/classifier\.safetensors", None, ["classifier.json"]),
     (rf"base/{RECORD}", read_base, []),
-    (r"base\.json", read_fetched_base, []),
+    (r"base\.json", read_base_record, []),
     (r"base/model_index\.json", None, [RECORD]),
     (rf"prompts/{RECORD}", of_stage("prepare_prompts"), []),
     (r"prompts/\w+\.txt", None, [RECORD]),

@@ -55,6 +55,10 @@ def based(model):
     return guided(model) | sampled(model)
 
 
+def given_another_base(model):
+    return {f"prepare_base {model}"} | based(model)
+
+
 def sampled_by_prompts(model):
     return sampled(model) | measured(model)
 
@@ -203,7 +207,7 @@ SETTINGS = {
     "calculate_metrics.batch_size": (9, nothing),
     "calculate_metrics.device": ("auto", nothing),
     "family": ({"tiny": "sd", "text": "dit"}, of_the_other_family),
-    "base_model": ("other_base", based),
+    "base_model": ("other_base", given_another_base),
     "captions": ("other_captions.zip", prompted),
     "compared_methods": (["offset"], also_compared),
     "reference": ("other_images.zip", referenced),
@@ -263,7 +267,7 @@ ABOVE = {
 }
 
 STAGE_VERSIONS = {
-    "fetch_base": set(),  # no base here is on the hub; test_fetch_base.py has one that is
+    "prepare_base": given_another_base("text"),
     "prepare_digits": {"prepare_digits"} | referenced("tiny") | prompted("text"),
     "train_classifier": classified("tiny"),
     "train_base": base_trained("tiny"),
@@ -283,7 +287,8 @@ STAGE_VERSIONS = {
 
 # Every file of the user's and of results/, by pattern -> what must rerun when its contents change.
 FILES = {
-    r"base/.*": lambda: based("text"),
+    r"base/.*": lambda: given_another_base("text"),
+    r"results/text/base.json": lambda: based("text"),
     r"clip/.*": lambda: metrics("text"),
     r"weights.safetensors": lambda: referenced("text"),
     r"images.zip": lambda: referenced("text"),

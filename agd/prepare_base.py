@@ -1,10 +1,13 @@
-"""Stage `fetch_base`: fetch a base model from the hub into its local cache, whole and checked, before any job needs a GPU.
+"""Stage `prepare_base`: read a base model whole, once, and write down its checksums. One on the hub is fetched first.
 
-`python -m agd.fetch_base --base-model OWNER/NAME[@REVISION] --output FILE`
+`python -m agd.prepare_base --base-model M --output FILE`
+
+Every later job depends on this small record instead of on gigabytes, and needs no internet.
 """
 
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
 
 from agd.artifacts.files import sha256
@@ -15,7 +18,7 @@ from agd.runtime.progress import progress_bar
 from agd.settings.entry_points import entry_point
 from agd.settings.versions import VERSIONS
 
-STAGE = "fetch_base"
+STAGE = "prepare_base"
 _SHA256, _SHA1 = 64, 40  # hexadecimal digits
 
 
@@ -25,11 +28,17 @@ class Settings:
 
 
 def checked_sum(file: Path) -> str:
-    """Return a file's sha256. In the hub's cache, a file is a link to one that is named by its checksum; Raises UserError if
-    it is another's: the sha256 of a large file, and git's sha1 of a small one."""
-    found, name = sha256(file), file.resolve().name
-    right = {_SHA256: found, _SHA1: _git_sum(file) if len(name) == _SHA1 else ""}.get(len(name), name)
-    if name != file.name and right != name:
+    """Return a file's sha256.
+
+    In the hub's cache, a file is a link to one that is named by its checksum: sha256 of large files, git's sha1 of small
+    ones. Raises UserError if that is another's.
+    """
+    found, cached = sha256(file), file.resolve().name
+    if file.is_symlink() and re.fullmatch(r"[0-9a-f]+", cached):
+        own = {_SHA256: lambda: found, _SHA1: lambda: _git_sum(file)}.get(len(cached), lambda: cached)()
+    else:
+        own = cached
+    if own != cached:
         raise UserError(f"{file}: damaged (its bytes don't match its checksum); delete {file.resolve()} and run again")
     return found
 
@@ -44,8 +53,6 @@ def run(files, settings: Settings) -> None:
 
     It names no date and no machine: the same base gives the same bytes.
     """
-    if Path(files.base_model).exists():
-        raise UserError(f"--base-model: {files.base_model} is a folder here; only models on the hub are fetched")
     folder = base_models.locate(files.base_model)
     with progress_bar(base_models.files(folder), STAGE) as bar:
         sums = {str(Path(file).relative_to(folder)): checked_sum(Path(file)) for file in bar}

@@ -1,13 +1,15 @@
-"""A base model on the hub: fetched once, checked, by a job without a GPU. Later jobs don't connect."""
+"""A base model that was not trained here: read once, and fetched first if it is on the hub. Later jobs see its record alone."""
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from hub import NAME, Hub
-from studies import snakemake_command, study, write
+from studies import planned_jobs, snakemake, snakemake_command, study, write
 
 from agd import verify
+from agd.artifacts.files import sha256
 from agd.artifacts.images import read_images
 from agd.artifacts.sealed_json import read_sealed
 from agd.verify import wanted
@@ -61,7 +63,7 @@ def test_without_a_revision_it_is_the_newest(revisions, classifier, tmp_path):
         planned = run(
             tmp_path, tmp_path / "home", hub, study(f"{NAME}@{hub.commit()}", classifier), "-n", target=RECORD
         )
-        assert "rule fetch_base" in planned.stdout
+        assert "rule prepare_base" in planned.stdout
 
 
 @pytest.mark.parametrize(
@@ -89,3 +91,19 @@ def test_what_the_hub_lacks_is_named_before_any_job(revisions, classifier, tmp_p
     assert done.returncode != 0
     (said,) = [said for said in done.stderr.splitlines() if "rror" in said]
     assert said.startswith(f"agd: error: {line}")
+
+
+def test_a_local_base_is_read_by_one_job_alone(base, classifier, tmp_path):
+    given = study("base", classifier)
+    shutil.copytree(base, tmp_path / "base")
+    snakemake(tmp_path, "--cores", "1", "--configfile", write(tmp_path, given), targets=(RECORD,))
+    record = read_sealed(tmp_path / RECORD)
+    assert (record["name"], record["revision"]) == ("base", None)
+    weights = Path("base/transformer/diffusion_pytorch_model.safetensors")
+    assert record["weights"][str(weights.relative_to("base"))] == sha256(tmp_path / weights)
+    said = snakemake(tmp_path, "-n", "--configfile", write(tmp_path, given), targets=(IMAGES,)).stdout
+    assert "input: results/tiny/base.json\n" in said
+    assert str(weights) not in said
+    assert [rule for rule, _ in planned_jobs(tmp_path, given, (IMAGES,))] == ["sample"]
+    (tmp_path / weights).write_bytes((tmp_path / weights).read_bytes()[:-1] + b"x")
+    assert [rule for rule, _ in planned_jobs(tmp_path, given, (IMAGES,))] == ["prepare_base", "sample"]
