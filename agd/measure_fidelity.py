@@ -19,7 +19,7 @@ import torch
 from agd.adapters import saving
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import write_sealed
-from agd.diffusion import schedulers
+from agd.diffusion import base_models, schedulers
 from agd.diffusion.fidelity import compare, figures
 from agd.diffusion.guidance import predictor, two_passes
 from agd.diffusion.precision import open_measured
@@ -163,7 +163,7 @@ def run(files, settings: Settings, model_class) -> None:
     """Write one JSON file: for each w, the record of `record_of`."""
     adapted = check_files(files)
     description = saving.read_description(files.dir) if adapted else {}
-    base = files.base_model or saving.base_name(files.dir, description)
+    base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     trained = description.get("guidance_scale_range")
     asked = scales(settings.guidance_scales, trained)
     device = devices.device(settings.device)

@@ -17,7 +17,7 @@ from agd.artifacts.files import make_folder
 from agd.artifacts.images import to_pil, write_grid, write_images
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.sealed_json import checksums, write_sealed
-from agd.diffusion import schedulers
+from agd.diffusion import base_models, schedulers
 from agd.diffusion.guidance import predictor
 from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import EvaluationCounter, decoded, denoise, generators, in_batches, in_turn, noise
@@ -95,7 +95,7 @@ def run(files, settings: Settings, model_class) -> None:
     if files.output_dir is None and files.dir is None:
         raise UserError("--output-dir: missing; say where the images go")
     description = saving.read_description(files.dir) if adapted else None
-    base = files.base_model or saving.base_name(files.dir, description)
+    base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)

@@ -22,7 +22,7 @@ from agd.artifacts import trajectories
 from agd.artifacts.files import make_folder
 from agd.artifacts.labelled_images import LabelledImages
 from agd.artifacts.provenance import digest, provenance
-from agd.diffusion import schedulers
+from agd.diffusion import base_models, schedulers
 from agd.diffusion.guidance import two_passes
 from agd.diffusion.precision import open_measured
 from agd.diffusion.sampling import denoise, generators, in_batches, in_turn, noise, uniform
@@ -144,12 +144,12 @@ def sample_shard(study: Trajectories, indices: list[int], bar, **more) -> trajec
     )
 
 
-def images_of(files, settings: Settings, subjects: list, model_class) -> LabelledImages | None:
+def images_of(files, base: str, settings: Settings, subjects: list, model_class) -> LabelledImages | None:
     """Return the real images of the command line. Raises UserError if these trajectories take none."""
     given = getattr(files, "images", None)
     if given and settings.source == "guided":
         raise UserError("--images: guided trajectories begin with noise; leave it out, or set --source diffusion")
-    return LabelledImages(given, subjects, model_class.classes(files.base_model)) if given else None
+    return LabelledImages(given, subjects, model_class.classes(base)) if given else None
 
 
 def run(files, settings: Settings, model_class) -> None:
@@ -159,7 +159,8 @@ def run(files, settings: Settings, model_class) -> None:
     """
     folder = make_folder(files.output_dir)
     device = devices.device(settings.device)
-    settings, subjects = model_class.check(files.base_model, files, settings)
+    base = base_models.pinned(files.base_model, files.base_record)
+    settings, subjects = model_class.check(base, files, settings)
     total = settings.num_trajectories
     if files.first >= total:
         raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
@@ -167,8 +168,8 @@ def run(files, settings: Settings, model_class) -> None:
     stop = files.first + files.count if files.count else total
     if stop > total:
         raise UserError(f"--count: {files.count} from {files.first} on is more than num_trajectories, {total}")
-    images = images_of(files, settings, subjects, model_class)
-    opened = (files.base_model, model_class, settings, devices.dtype(settings.dtype), device)
+    images = images_of(files, base, settings, subjects, model_class)
+    opened = (base, model_class, settings, devices.dtype(settings.dtype), device)
     parts = {"conditions": True, "images": images is not None}
     model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, **parts)
     noisy = {} if settings.source == "guided" else {"noised": images.identity if images else "unguided samples"}

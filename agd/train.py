@@ -24,6 +24,7 @@ from agd.artifacts.files import make_folder
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.training_table import FIDELITY, TABLE, add_row, write_table
 from agd.artifacts.zips import seal_of
+from agd.diffusion import base_models
 from agd.diffusion.distillation import (
     Distillation,
     batch_indices,
@@ -133,7 +134,7 @@ def rate(step: int, settings: Settings) -> float:
 def open_base(files, settings: Settings, model_class, pairs: trajectories.Pairs, device: torch.device):
     """Open the base model that the trajectories were sampled from. Raises UserError if another one is given."""
     sampled_from = pairs.provenance["base"]
-    base = files.base_model or sampled_from["name"]
+    base = base_models.pinned(files.base_model, files.base_record) or sampled_from["name"]
     model = model_class(base, devices.dtype(settings.dtype), device)
     if model.identity["fingerprint"] != sampled_from["fingerprint"]:
         raise UserError(

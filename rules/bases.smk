@@ -2,6 +2,7 @@
 from itertools import filterfalse
 
 from agd.artifacts import user_files
+from agd.artifacts.sealed_json import read_json
 from agd.diffusion import base_models
 from agd.digits.files import BASE_FILES
 
@@ -49,15 +50,21 @@ def base_files(wildcards):
     model, name = wildcards.model, base(wildcards)
     if trained_here(model):
         return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(model)])
-    record = BASE_RECORD.format(model=model)
-    if not (on_the_hub(model) and Path(record).exists()):
+    check_base(model)
+    return BASE_RECORD.format(model=model)
+
+
+def check_base(model):
+    """Raise UserError if a base is neither here, nor on the hub, nor recorded: then it was, and planning needs no internet."""
+    name, record = config["models"][model]["base_model"], Path(BASE_RECORD.format(model=model))
+    if not (on_the_hub(model) and record.is_file() and read_json(record).get("name") == name):
         base_models.locate(name, f"models.{model}.base_model", download=False)
-    return record
 
 
 @checked
 def local_base_files(wildcards):
     """Return the files of a base model in a user's folder. One on the hub has none here."""
+    check_base(wildcards.model)
     if on_the_hub(wildcards.model):
         return []
     key = f"models.{wildcards.model}.base_model"
@@ -67,3 +74,8 @@ def local_base_files(wildcards):
 def offline(wildcards, resources):
     """A param: what keeps a job from connecting, if its base was fetched. Like `execution_settings`."""
     return "HF_HUB_OFFLINE=1 " if on_the_hub(wildcards.model) else ""
+
+
+def base_record(wildcards, resources):
+    """A param: the option with the record of a base on the hub, whose revision is opened. Like `execution_settings`."""
+    return f"--base-record {BASE_RECORD.format(model=wildcards.model)}" if on_the_hub(wildcards.model) else ""

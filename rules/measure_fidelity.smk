@@ -15,6 +15,7 @@ rule measure_fidelity:
         gpu=gpu("measure_fidelity"),
     params:
         offline=offline,
+        record=base_record,
         own_gpus=own_gpus("measure_fidelity"),
         version=VERSIONS["measure_fidelity"],
         module=stage_module("measure_fidelity"),
@@ -27,5 +28,5 @@ rule measure_fidelity:
         ),
         execution=execution_settings("measure_fidelity"),
     shell:
-        "{params.offline}{params.own_gpus}python -m {params.module} {params.guidance} --output {output} --base-model {params.base:q}"
+        "{params.offline}{params.own_gpus}python -m {params.module} {params.guidance} --output {output} --base-model {params.base:q} {params.record}"
         " --seed {wildcards.seed} {params.prompts} {params.scales} {params.result} {params.execution} 2>&1 | tee {log}"

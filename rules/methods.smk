@@ -27,11 +27,16 @@ def adapter_files(wildcards):
 @checked
 def guide_files(wildcards):
     """Return the files of the guide that a method's images follow, if they follow one."""
-    files = []
-    for name, path in guides.of(config, wildcards.model, wildcards.method).items():
-        key = f"models.{wildcards.model}.guides.{guides.split(wildcards.method)[1]}.{name}"
-        path = user_files.given(key, path, "a file or folder that is there")
-        files += user_files.check_dates(key, base_models.files(Path(path))) if Path(path).is_dir() else [path]
+    given, files = guides.of(config, wildcards.model, wildcards.method), []
+    if given:
+        from agd.diffusion import guide_files as checked_files  # takes time, and few studies have guides
+
+        def key(name):
+            return f"models.{wildcards.model}.guides.{guides.split(wildcards.method)[1]}.{name}"
+
+        checked_files.check(given, key)
+        for name, path in given.items():
+            files += user_files.check_dates(key(name), base_models.files(Path(path)) if Path(path).is_dir() else [path])
     return files
 
 
@@ -45,7 +50,8 @@ def guidance(stage):
             )
         if method(wildcards) == "none" and stage == "measure_fidelity":
             stop("fidelity/none.json: without guidance all of it is unexplained; ask for another method")
-        followed = flags(guides.of(config, wildcards.model, wildcards.method))
+        followed, guide = guides.of(config, wildcards.model, wildcards.method), guides.split(wildcards.method)[1]
+        followed = flags({**followed, "guide": guide}) if guide else ""
         return f"{way(wildcards)} {followed}" if followed else way(wildcards)
 
     def way(wildcards):

@@ -17,6 +17,7 @@ rule sample:
         gpu=gpu("sample"),
     params:
         offline=offline,
+        record=base_record,
         own_gpus=own_gpus("sample"),
         version=VERSIONS["sample"],
         module=stage_module("sample"),
@@ -29,5 +30,5 @@ rule sample:
         ),
         execution=execution_settings("sample"),
     shell:
-        "{params.offline}{params.own_gpus}python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q}"
+        "{params.offline}{params.own_gpus}python -m {params.module} {params.guidance} --output-dir $(dirname {output.images}) --base-model {params.base:q} {params.record}"
         " --seed {wildcards.seed} {params.prompts} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

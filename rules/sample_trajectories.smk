@@ -15,6 +15,7 @@ rule sample_trajectories:
         gpu=gpu("sample_trajectories"),
     params:
         offline=offline,
+        record=base_record,
         own_gpus=own_gpus("sample_trajectories"),
         version=VERSIONS["sample_trajectories"],
         module=stage_module("sample_trajectories"),
@@ -25,5 +26,5 @@ rule sample_trajectories:
         result=result_settings("sample_trajectories"),
         execution=execution_settings("sample_trajectories"),
     shell:
-        "{params.offline}{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} --seed {wildcards.seed}"
+        "{params.offline}{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} {params.record} --seed {wildcards.seed}"
         " {params.prompts} {params.images} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

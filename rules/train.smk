@@ -18,6 +18,7 @@ rule train:
         gpu=gpu("train"),
     params:
         offline=offline,
+        record=base_record,
         own_gpus=own_gpus("train"),
         version=VERSIONS["train"],
         launcher=launcher("train"),
@@ -26,5 +27,5 @@ rule train:
         result=result_settings("train"),
         execution=execution_settings("train"),
     shell:
-        "{params.offline}{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q}"
+        "{params.offline}{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q} {params.record}"
         " --seed {wildcards.seed} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -83,7 +83,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if wanted["file"] == self.server.broken:
                     body = body[:-1] + bytes([body[-1] ^ 1])
         if status == 404:
-            headers["X-Error-Code"] = "EntryNotFound" if commit else "RevisionNotFound"
+            here = "RevisionNotFound" if f"/{NAME}/" in self.path else "RepoNotFound"
+            headers["X-Error-Code"] = "EntryNotFound" if commit else here
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)

@@ -202,6 +202,11 @@ MISTAKES = {
     ],
     "command line": [
         ("a folder without a base", "agd.prepare_base --base-model BAD/empty --output OUT/b.json", "--base-model: BAD/empty holds no model_index.json; give a folder that DiffusionPipeline.from_pretrained opens"),
+        ("no revision after the at", "agd.prepare_base --base-model a/b@ --output OUT/b.json", "--base-model: 'a/b@' is neither a folder here nor a hub id; give owner/name, or owner/name@revision"),
+        ("two revisions", "agd.dit.sample --guidance none --output-dir OUT --base-model a/b@c@d", "--base-model: 'a/b@c@d' is neither a folder here nor a hub id; give owner/name, or owner/name@revision"),
+        ("no record of the base", f"{DIT} BASE --base-record BAD/none", "BAD/none: no such file; make it first, or check the path"),
+        ("no record, but text", f"{DIT} BASE --base-record BAD/text", "BAD/text: not a JSON file"),
+        ("a name for no guide", f"{PICTURE} --prompt x --guide sketch", "--guide: given without --controlnet and --ip-adapter, which it names; give one, or leave it out"),
         ("no base to fetch", "agd.prepare_base --base-model '' --output OUT/b.json", "--base-model: '' is empty"),
         ("no hub id", "agd.prepare_base --base-model a/b/c --output OUT/b.json", "--base-model: 'a/b/c' is neither a folder here nor a hub id; check the path"),
         ("a revision of nothing", "agd.prepare_base --base-model @main --output OUT/b.json", "--base-model: '@main' is neither a folder here nor a hub id; check the path"),

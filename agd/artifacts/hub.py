@@ -12,11 +12,13 @@ def hub_errors(name: str, advice: str = "") -> Iterator[None]:
 
     name: start of the message, what the user gave. advice: end of the message, what else to do.
     """
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 
     def line(error: Exception) -> str:
         if isinstance(error, HFValidationError):
             return f"{name} neither a folder here nor a hub id; check the path"
+        if isinstance(error, RevisionNotFoundError):
+            return f"{name} not on the hub in this revision; check what stands behind the @"
         return (
             f"{name} neither a folder here nor in the hub's local cache, and the hub did not give it "
             f"({type(error).__name__}); give a local folder, or log in and connect{advice}"

@@ -60,6 +60,11 @@ def model_fingerprint(folder: Path) -> str:
     return hasher.hexdigest()
 
 
+def fingerprint(path: Path) -> str:
+    """Return the sha256 of a file, or the fingerprint of a model's folder."""
+    return model_fingerprint(path) if path.is_dir() else sha256(path)
+
+
 def is_unread_variant(file: Path) -> bool:
     """Return whether a file is of another variant (`model.fp16.safetensors`) beside weights that are read instead."""
     stem, *more = file.name.split(".")

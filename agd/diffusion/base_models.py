@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agd.artifacts.hub import hub_errors
 from agd.artifacts.provenance import is_unread_variant, model_fingerprint
-from agd.artifacts.sealed_json import check_folder, parse_json, read_json
+from agd.artifacts.sealed_json import check_folder, parse_json, read_json, read_sealed
 from agd.runtime.errors import UserError, errors_say, one_line
 
 INDEX = "model_index.json"
@@ -33,7 +33,7 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
         return folder
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    repository, revision = on_hub(name)
+    repository, revision = on_hub(name, key)
     with hub_errors(f"{key}: {name!r} is", _moved(name) + _offline()):
         cached = try_to_load_from_cache(repository, INDEX, revision=revision)
         if not isinstance(cached, str):
@@ -46,10 +46,25 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
         return Path(DiffusionPipeline.download(repository, revision=revision))
 
 
-def on_hub(name: str) -> tuple[str, str | None]:
+def on_hub(name: str, key: str = "--base-model") -> tuple[str, str | None]:
     """Return the repository and the revision of a hub id, `owner/name` or `owner/name@revision`. None: the newest one."""
-    repository, _, revision = name.partition("@")
+    repository, at, revision = name.partition("@")
+    if at and (not revision or "@" in revision):
+        raise UserError(
+            f"{key}: {name!r} is neither a folder here nor a hub id; give owner/name, or owner/name@revision"
+        )
     return repository, revision or None
+
+
+def pinned(name: str | None, record: str | None) -> str | None:
+    """Return a base's name, a hub id with the revision that its record (of `prepare_base`) says: the newest one may be another
+    by now. Raises UserError if the record is of another base."""
+    if not record:
+        return name
+    found = read_sealed(record)
+    if found.get("name") != name:
+        raise UserError(f"--base-record: {record} is of {found.get('name')}, not of {name}; delete it and run again")
+    return name if found["revision"] is None or Path(name).exists() else f"{on_hub(name)[0]}@{found['revision']}"
 
 
 def _moved(name: str) -> str:

@@ -8,6 +8,7 @@ import diffusers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from agd.diffusion.base_models import on_hub
 from agd.settings import families
 
 
@@ -47,7 +48,8 @@ def _config(name: str, part: str) -> dict | None:
         from huggingface_hub import hf_hub_download
 
         try:
-            file = Path(hf_hub_download(name, f"{part}/config.json"))
+            repository, revision = on_hub(name)
+            file = Path(hf_hub_download(repository, f"{part}/config.json", revision=revision))
         except Exception:  # whatever stands in the way, a plan can do without
             return None
     return json.loads(file.read_text(encoding="utf-8"))

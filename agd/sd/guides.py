@@ -5,57 +5,30 @@ from pathlib import Path
 import torch
 from diffusers import ControlNetModel
 from diffusers.models.embeddings import ImageProjection
-from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from agd.artifacts.files import sha256
-from agd.artifacts.images import open_image
-from agd.artifacts.provenance import model_fingerprint
-from agd.artifacts.sealed_json import read_json
-from agd.diffusion.base_models import check_weights
+from agd.artifacts.provenance import fingerprint
+from agd.diffusion import guide_files
 from agd.runtime.errors import UserError, errors_say, one_line
 from agd.settings.command_line import flag
-from agd.settings.guides import NEEDED, check_complete
+from agd.settings.guides import NEEDED
 
 
 def check(files) -> None:
     """Raise UserError if a file is missing or can't be read. Loads no weights. Stages without guides pass."""
-    check_complete(vars(files), flag)
-    for name, others in NEEDED.items():
-        path = getattr(files, name, None)
-        for other in others:
-            if path and not Path(getattr(files, other)).exists():
-                raise UserError(f"{flag(other)}: {getattr(files, other)} is not there; check the path")
-        if path and not Path(path).exists():
-            raise UserError(f"{flag(name)}: {path} is not there; check the path")
-        if path:
-            _picture(f"{name}_image", getattr(files, f"{name}_image"))
-            _check_weights(name, files)
-
-
-def _check_weights(name: str, files) -> None:
-    if name == "ip_adapter" and Path(files.ip_adapter).suffix != ".safetensors":
+    given = vars(files)
+    guide_files.check(given, flag)
+    if given.get("guide") and not any(given.get(name) for name in NEEDED):
         raise UserError(
-            f"--ip-adapter: {files.ip_adapter} is not a .safetensors file, and nothing else is read; convert it"
+            "--guide: given without --controlnet and --ip-adapter, which it names; give one, or leave it out"
         )
-    folder = "image_encoder" if name == "ip_adapter" else name
-    check_weights(Path(getattr(files, folder)), flag(folder))
-    wanted = ControlNetModel.__name__
-    if (
-        name == "controlnet"
-        and (kind := read_json(Path(files.controlnet) / "config.json").get("_class_name")) != wanted
-    ):
-        raise UserError(f"--controlnet: {files.controlnet} holds {kind}, not {wanted}; give a ControlNet")
 
 
 def identities(files) -> dict[str, str]:
-    """Return the sha256 of each picture, set of weights and network in use."""
+    """Return the guide's name, if it has one, and the sha256 of each picture, set of weights and network in use."""
     names = [name for others in NEEDED.items() for name in (others[0], *others[1]) if getattr(files, name)]
-    return {name: _digest(Path(getattr(files, name))) for name in names}
-
-
-def _digest(path: Path) -> str:
-    return model_fingerprint(path) if path.is_dir() else sha256(path)
+    named = {"guide": files.guide} if files.guide else {}
+    return named | {name: fingerprint(Path(getattr(files, name))) for name in names}
 
 
 def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +47,7 @@ def open_ip_adapter(pipe, files, device: torch.device) -> tuple[torch.Tensor, to
         pipe.load_ip_adapter(str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None)
     (projection,) = pipe.unet.encoder_hid_proj.image_projection_layers
     tokens = not isinstance(projection, ImageProjection)
-    picture = _picture("ip_adapter_image", files.ip_adapter_image)
+    picture = guide_files.picture(files.ip_adapter_image, flag("ip_adapter_image"))
     given, none = pipe.encode_image(picture, device, 1, tokens)
     return none[None], given[None]
 
@@ -87,7 +60,7 @@ def open_controlnet(pipe, files, dtype: torch.dtype, side: int) -> tuple[Control
         raise UserError(
             f"--controlnet: {files.controlnet} reads prompts of width {theirs}, this model's are {ours}; give one made for it"
         )
-    picture = _picture("controlnet_image", files.controlnet_image).resize((side, side))
+    picture = guide_files.picture(files.controlnet_image, flag("controlnet_image")).resize((side, side))
     control = pipe.image_processor.numpy_to_pt(pipe.image_processor.pil_to_numpy(picture))
     return model, control.to(pipe.unet.device, dtype)
 
@@ -99,10 +72,3 @@ def _opened(name: str, kind, path: str, dtype: torch.dtype):
         if lacking := sorted(loading["missing_keys"]):
             raise ValueError(f"its weights lack {lacking[0]}, {len(lacking)} in all")
         return model
-
-
-def _picture(name: str, path: str) -> Image.Image:
-    try:
-        return open_image(Path(path).read_bytes(), path).convert("RGB")
-    except (OSError, UserError):
-        raise UserError(f"{flag(name)}: {path} is not a picture that can be read; give a PNG or JPEG file") from None

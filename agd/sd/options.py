@@ -34,5 +34,6 @@ ARGUMENTS = {
         Argument("--image-encoder", dict(metavar="FOLDER", help="image encoder of the IP-Adapter")),
         Argument("--controlnet", dict(metavar="FOLDER", help="ControlNet: folder that diffusers opens")),
         Argument("--controlnet-image", dict(metavar="IMAGE", help="picture that the ControlNet follows")),
+        Argument("--guide", dict(metavar="NAME", help="a name for what the images follow, for their record")),
     ],
 }

@@ -14,8 +14,8 @@ NEEDED = {"ip_adapter": ("ip_adapter_image", "image_encoder"), "controlnet": ("c
 
 def split(method: str | None) -> tuple[str | None, str | None]:
     """Return the method and the guide in {method} of a path, `agd` and `sketch` in `agd+sketch`. None: no guide."""
-    name, _, guide = (method or "").partition("+")
-    return name or None, guide or None
+    name, plus, guide = (method or "").partition("+")
+    return name or None, guide if plus else None
 
 
 def check_complete(given: Mapping[str, str | None], key) -> None:

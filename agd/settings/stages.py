@@ -38,6 +38,9 @@ _SEED = Argument("--seed", dict(type=int, default=0, help="seed of the study (de
 _FIRST = Argument("--first", dict(type=int, default=0, help="index of the first one to make (default: 0)"))
 _COUNT = Argument("--count", dict(type=int, help="how many to make, in one file (default: all, in files of --chunk-size)"))  # fmt: skip
 _BASE = Argument("--base-model", dict(help="folder that diffusers opens, or hub id"))
+_RECORD = Argument(
+    "--base-record", dict(metavar="JSON", help="what prepare_base wrote of the base: take the revision that it says")
+)
 _PROMPT = Argument("--prompt", dict(nargs="+", metavar="PROMPT", help="what to depict, in turn"), "prompts")
 _PROMPT_FILE = Argument(
     "--prompt-file", dict(metavar="F", help="text file with one prompt per line, in turn (UTF-8)"), "prompts"
@@ -80,6 +83,7 @@ STAGES = {
     "sample_trajectories": Stage("agd.sample_trajectories", (
         Argument("--output-dir", dict(required=True, metavar="T", help="folder for the shards, {first}.zarr.zip")),
         _BASE,
+        _RECORD,
         _SEED,
         _FIRST,
         _COUNT,
@@ -90,6 +94,7 @@ STAGES = {
         Argument("--dir", dict(required=True, metavar="R", help="folder for the adapter")),
         Argument("--data-path", dict(required=True, nargs="+", metavar="T", help="folder of shards, or shards")),
         Argument("--base-model", dict(help="folder or hub id (default: the one that the trajectories were sampled from)")),
+        _RECORD,
         _SEED,
     ), by_family=True, needs_model=True),
     "sample": Stage("agd.sample", (
@@ -97,6 +102,7 @@ STAGES = {
         Argument("--guidance", dict(choices=["adapter", "cfg", "none"], default="adapter", help="how to guide (default: adapter)")),
         Argument("--output-dir", dict(metavar="S", help="folder for the images (default: R/samples)")),
         Argument("--base-model", dict(help="folder or hub id (default: the one that the adapter was trained on)")),
+        _RECORD,
         _SEED,
         _FIRST,
         _COUNT,
@@ -108,6 +114,7 @@ STAGES = {
         Argument("--guidance", dict(choices=["adapter", "cfg"], default="adapter", help="what to measure (default: adapter)")),
         Argument("--output", dict(metavar="JSON", help="file to write (default: R/fidelity.json)")),
         Argument("--base-model", dict(help="folder or hub id (default: the one that the adapter was trained on)")),
+        _RECORD,
         _SEED,
         _PROMPT_FILE,
     ), by_family=True, needs_model=True),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agd.artifacts import user_files
+from agd.artifacts.provenance import fingerprint
 from agd.settings import configuration, guides, schema, tables, validation
 from agd.settings.results import BUILT_IN, GUIDED
 from agd.settings.versions import VERSIONS
@@ -55,7 +56,7 @@ def _check(path: Path, made: dict, match: re.Match, config: dict) -> None:
     named = config["models"][model].get("guides", {})
     want(guide is None or guide in named, path, f"the guide {guide!r} is not in the configuration")
     if guide is not None and stage == "sample":
-        _compare(path, {"guide": sorted(made.get("follows", {}))}, {"guide": sorted(named[guide])})
+        _check_guide(path, made, named[guide])
     asked = schema.result_settings(stage, configuration.settings(config, model, stage, variant))
     if stage == "sample":
         asked |= {"guidance_scale": float(match["w"]), "num_inference_steps": int(match["n"])}
@@ -63,6 +64,15 @@ def _check(path: Path, made: dict, match: re.Match, config: dict) -> None:
     if stage in ("sample", "measure_fidelity") and (variant == "none" or variant in adapters):
         free += schema.cfg_settings(stage)
     _compare(path, made["settings"], {name: value for name, value in asked.items() if name not in free})
+
+
+def _check_guide(path: Path, made: dict, given: dict[str, str]) -> None:
+    """Check that samples followed these files: what stands in them decides, not their names."""
+    followed = {name: value for name, value in made.get("follows", {}).items() if name != "guide"}
+    _compare(path, {"guide": sorted(followed)}, {"guide": sorted(given)})
+    for name, file in given.items():
+        want(Path(file).exists(), path, f"can't be compared with its {name}, {file}, which is not there")
+        want(fingerprint(Path(file)) == followed[name], path, f"made with another {name} than {file}")
 
 
 def _compare(path: Path, made: dict, asked: dict) -> None:

@@ -87,7 +87,28 @@ def test_exchanged_samples_are_seen(followed):
     assert "made with a ControlNet or an IP-Adapter, unlike its path" in lines[str(there / "000000.zip")]
 
 
-def test_samples_are_compared_with_the_configurations_guides(followed):
+def test_samples_of_another_guide_are_seen(followed):
+    there = followed / "results/text/seed0/samples/cfg+other"
+    shutil.copytree(there.with_name("cfg+sketch"), there)
+    lines = verify.bad(followed / "results")[1]
+    shutil.rmtree(there)
+    assert "made without the guide 'other', unlike its path" in lines[str(there / "w1.5/n3/000000.zip")]
+
+
+def test_samples_of_another_picture_are_seen(followed, monkeypatch):
+    monkeypatch.chdir(followed)
+    Image.new("RGB", (20, 20), (0, 90, 0)).save(followed / "other.png")
+    lines = verify.bad(
+        followed / "results", wanted.of_files([write(followed, configuration(controlnet_image="other.png"))])
+    )[1]
+    path = str(followed / SAMPLES.format("agd+sketch/w1.5/n3"))
+    assert "made with another controlnet_image than other.png" in lines[path]
+    lines = verify.bad(followed / "results", wanted.of_files([write(followed, configuration(controlnet="none"))]))[1]
+    assert "can't be compared with its controlnet, none, which is not there" in lines[path]
+
+
+def test_samples_are_compared_with_the_configurations_guides(followed, monkeypatch):
+    monkeypatch.chdir(followed)
     asked = wanted.of_files([write(followed, configuration())])
     assert verify.bad(followed / "results", asked)[1] == {}
     asked["models"]["text"]["guides"] = {"other": asked["models"]["text"]["guides"]["sketch"]}
@@ -96,11 +117,15 @@ def test_samples_are_compared_with_the_configurations_guides(followed):
     assert "the guide 'sketch' is not in the configuration" in lines[path]
 
 
+SKETCH = "models.text.guides.sketch"
 WRONG = [
-    (lambda text, _: text["guides"]["sketch"].pop("controlnet_image"), ALL, "models.text.guides.sketch.controlnet_image: missing; "),
-    (lambda text, _: text["guides"]["sketch"].pop("controlnet"), ALL, "models.text.guides.sketch.controlnet_image: given without "),
-    (lambda text, _: text["guides"]["sketch"].update(control="x"), ALL, "models.text.guides.sketch.control: "),
-    (lambda text, _: text["guides"]["sketch"].update(controlnet="none"), ALL, "models.text.guides.sketch.controlnet: none is not there; "),
+    (lambda text, _: text["guides"]["sketch"].pop("controlnet_image"), ALL, f"{SKETCH}.controlnet_image: missing; "),
+    (lambda text, _: text["guides"]["sketch"].pop("controlnet"), ALL, f"{SKETCH}.controlnet_image: given without "),
+    (lambda text, _: text["guides"]["sketch"].update(control="x"), ALL, f"{SKETCH}.control: "),
+    (lambda text, _: text["guides"]["sketch"].update(controlnet="none"), ALL, f"{SKETCH}.controlnet: none is not there; "),
+    (lambda text, _: text["guides"]["sketch"].update(controlnet="base"), ALL, f"{SKETCH}.controlnet: base: holds no weights"),
+    (lambda text, _: text["guides"]["sketch"].update(controlnet="base/unet"), ALL, f"{SKETCH}.controlnet: base/unet holds UNet2D"),
+    (lambda text, _: text["guides"]["sketch"].update(controlnet_image="base"), ALL, f"{SKETCH}.controlnet_image: base is not a picture"),
     (lambda text, _: text.pop("guides"), ALL, "models.text.guides: 'sketch' of 'cfg+sketch' is not there; add it"),
     (lambda text, tiny: tiny.update(guides=text["guides"]), ALL, "models.tiny.guides: not for models of the family dit; leave it out"),
     (lambda *_: None, ("results/text/seed0/fidelity/agd+sketch.json",), "fidelity/agd+sketch.json: fidelity is measured without guides"),

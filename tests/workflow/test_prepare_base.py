@@ -1,12 +1,14 @@
 """A base model that was not trained here: read once, and fetched first if it is on the hub. Later jobs see its record alone."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hub import NAME, Hub
-from studies import planned_jobs, snakemake, snakemake_command, study, write
+from studies import ROOT, planned_jobs, snakemake, snakemake_command, study, write
 
 from agd import verify
 from agd.artifacts.files import sha256
@@ -66,6 +68,24 @@ def test_without_a_revision_it_is_the_newest(revisions, classifier, tmp_path):
         assert "rule prepare_base" in planned.stdout
 
 
+def test_a_hub_that_moves_on_changes_no_study(revisions, classifier, tmp_path):
+    folder, home, given = tmp_path / "study", tmp_path / "home", study(NAME, classifier)
+    folder.mkdir()
+    with Hub(revisions[0]) as hub:
+        assert run(folder, home, hub, given, target=RECORD).returncode == 0
+        first = hub.commit()
+    with Hub(*revisions) as hub:  # somebody fetches the newer one into the same cache
+        words = ["-m", "agd.prepare_base", "--base-model", NAME, "--output", tmp_path / "newer.json"]
+        environment = os.environ | hub.environment(home) | {"PYTHONPATH": str(ROOT)}
+        environment.pop("HF_HUB_OFFLINE", None)
+        subprocess.run([sys.executable, *words], check=True, env=environment, cwd=tmp_path)
+        assert read_sealed(tmp_path / "newer.json")["revision"] == hub.commit() != first
+    done = run(folder, home, hub, given)
+    assert done.returncode == 0, done.stderr
+    base = read_images(folder / IMAGES)[1]["provenance"]["base"]
+    assert (base["name"], base["revision"]) == (f"{NAME}@{first}", first)
+
+
 @pytest.mark.parametrize(
     "broken", ["scheduler/scheduler_config.json", "transformer/diffusion_pytorch_model.safetensors"]
 )
@@ -78,16 +98,20 @@ def test_damage_on_the_way_is_named(revisions, classifier, tmp_path, broken):
     assert not (tmp_path / RECORD).exists()
 
 
+@pytest.mark.parametrize("target", [IMAGES, RECORD])
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        (f"{NAME}@none", "models.tiny.base_model: 'someone/model@none' is neither a folder here nor"),
+        (
+            f"{NAME}@none",
+            "models.tiny.base_model: 'someone/model@none' is not on the hub in this revision; check what stands",
+        ),
         ("some/other", "models.tiny.base_model: 'some/other' is neither a folder here nor"),
     ],
 )
-def test_what_the_hub_lacks_is_named_before_any_job(revisions, classifier, tmp_path, name, line):
+def test_what_the_hub_lacks_is_named_before_any_job(revisions, classifier, tmp_path, target, name, line):
     with Hub(*revisions) as hub:
-        done = run(tmp_path, tmp_path / "home", hub, study(name, classifier))
+        done = run(tmp_path, tmp_path / "home", hub, study(name, classifier), target=target)
     assert done.returncode != 0
     (said,) = [said for said in done.stderr.splitlines() if "rror" in said]
     assert said.startswith(f"agd: error: {line}")
