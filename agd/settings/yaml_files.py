@@ -18,7 +18,9 @@ def read(path: str | Path) -> dict:
     or ambiguous, or contains itself."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        loader = yaml.SafeLoader(text)  # its twin in C is faster, and ends the process where brackets are thousands deep
+        loader = yaml.SafeLoader(
+            text
+        )  # its twin in C is faster, and ends the process where brackets are thousands deep
         node = loader.get_single_node()
         _check(node, path, ())
         found = loader.construct_document(node) if node else None

@@ -72,8 +72,8 @@ def test_every_method_may_have_a_guide(followed):
     jobs = planned_jobs(followed, configuration(["none+sketch", "half+sketch"]), ALL)
     assert {rule for rule, _ in jobs} == {"sample", "calculate_metrics", "tabulate_runs", "draw_grid", "index_tables"}
     assert {(found["method"], found["scale"]) for rule, found in jobs if rule == "sample"} == {
-        ("none", "1"),
-        ("half", "1.5"),
+        ("none+sketch", "1"),
+        ("half+sketch", "1.5"),
     }
 
 
