@@ -528,7 +528,15 @@ def test_no_path_gets_into_the_shell(study, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.rglob("mark")) == []
     noted = [call.split("\0")[:-1] for call in (tmp_path / "work" / "calls").read_text().split("\n")[:-1]]
-    stages = {"prepare_prompts", "prepare_reference", "sample_trajectories", "train", "sample", "calculate_metrics"}
+    stages = {
+        "prepare_base",
+        "prepare_prompts",
+        "prepare_reference",
+        "sample_trajectories",
+        "train",
+        "sample",
+        "calculate_metrics",
+    }
     assert {call[2].rsplit(".", 1)[1] for call in noted} == stages | {"measure_fidelity", "tabulate"}
     assert {call[0] for call in noted} == {str(checkout)}
     given = {word for call in noted for word in call}

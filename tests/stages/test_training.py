@@ -62,7 +62,7 @@ def test_the_base_in_memory_does_not_move(base, shards, tmp_path, monkeypatch):
 
     import argparse
 
-    given = argparse.Namespace(dir=str(tmp_path), data_path=[str(shards)], base_model=None, seed=0)
+    given = argparse.Namespace(dir=str(tmp_path), data_path=[str(shards)], base_model=None, base_record=None, seed=0)
     train.run(given, settings_of("train", train), Watched)
     after = kept["model"].state_dict()
     assert all(torch.equal(value, after[name]) for name, value in kept["before"].items())
