@@ -25,6 +25,7 @@ DIT_XL = dict(
     num_layers=28, sample_size=32, patch_size=2, num_attention_heads=16, attention_head_dim=72, out_channels=8
 )
 
+MODELS = ("SDXL", "SD 2.1", "DiT-XL/2")
 KINDS = {
     "published, cross_attention": dict(kind="cross_attention", encoder="per_layer", hidden_size=320),
     "published, offset": dict(kind="offset", encoder="per_layer", hidden_size=256),
@@ -123,17 +124,23 @@ def row(model, base: tuple[int, int], run: Callable, anatomy, config: AdapterCon
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small models of the same kinds")
-    small = parser.parse_args().small
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    asked = parser.parse_args()
+    small = asked.small
     models = {
-        "SDXL": (*unet(SMALL if small else SDXL), UNET),
-        "SD 2.1": (*unet(SD21 | (dict(sample_size=16, block_out_channels=(32, 64, 64, 64)) if small else {})), UNET),
-        "DiT-XL/2": (*dit(DIT_XL | (dict(num_layers=2) if small else {})), DIT),
+        "SDXL": lambda: (*unet(SMALL if small else SDXL), UNET),
+        "SD 2.1": lambda: (
+            *unet(SD21 | (dict(sample_size=16, block_out_channels=(32, 64, 64, 64)) if small else {})),
+            UNET,
+        ),
+        "DiT-XL/2": lambda: (*dit(DIT_XL | (dict(num_layers=2) if small else {})), DIT),
     }
     print(
         "| model | kind | parameters | of the base | operations | operators | operations, merged | operators, merged |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for name, (model, arguments, anatomy) in models.items():
+    for name in asked.models:
+        model, arguments, anatomy = models[name]()
 
         def run():
             return model(**arguments)  # noqa: B023, called within the loop's turn

@@ -193,7 +193,7 @@ def test_a_reference_of_pictures_gives_the_same(weights, network, tmp_path):
         (*distances.moments(pooled), *distances.moments(spatial)),
         strict=True,
     ):
-        assert found == pytest.approx(expected, abs=1e-4)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-4)
     assert read.features.shape == (10, 2048)
     assert read.extractor == "adm-inception-v3"
 
