@@ -4,34 +4,24 @@ import hashlib
 import http.server
 import json
 import re
-import threading
 from pathlib import Path
+
+from server import Background
 
 NAME = "someone/model"
 
 
-class Hub(http.server.ThreadingHTTPServer):
+class Hub(Background):
     """Serves folders as the revisions of a repository while the block lasts. The last one is `main`.
 
     asked: the paths of all requests. broken: name of a file whose bytes are not those of its checksum.
     """
 
     def __init__(self, *folders: Path):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.folders = {hashlib.sha1(str(folder).encode()).hexdigest(): folder for folder in folders}
         self.asked: list[str] = []
         self.broken = None
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def __enter__(self) -> "Hub":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
     def commit(self, revision: str | None = "main") -> str | None:
         """The commit that a revision stands for."""
@@ -41,7 +31,7 @@ class Hub(http.server.ThreadingHTTPServer):
     def environment(self, home: Path) -> dict[str, str]:
         """What tells the hub's client to come here."""
         return {
-            "HF_ENDPOINT": self.url,
+            "HF_ENDPOINT": self.address,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",

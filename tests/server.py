@@ -1,27 +1,19 @@
-"""A server of one file on this machine, for what downloads."""
+"""Servers on this machine, for what downloads: any, and one of a single file."""
 
 import http.server
 import threading
 import time
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` as /folder/{name} while the block lasts. ranges: whether it knows them. breaks_after: bytes after
-    which it hangs up, once. seconds: how long all of it takes."""
+class Background(http.server.ThreadingHTTPServer):
+    """Answers in a thread of its own while the block lasts."""
 
-    _PARTS = 50
-
-    def __init__(self, content: bytes, name: str = "file.bin", seconds: float = 0):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.seconds = content, seconds
-        self.ranges, self.breaks_after = True, None
-        self.asked: list[str | None] = []  # the ranges
-        self.logins: list[str | None] = []
-        self.path = f"/folder/{name}"
-        self.url = f"http://127.0.0.1:{self.server_port}{self.path}"
+    def __init__(self, handler: type):
+        super().__init__(("127.0.0.1", 0), handler)
+        self.address = f"http://127.0.0.1:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
 
-    def __enter__(self) -> "Server":
+    def __enter__(self):
         self._thread.start()
         return self
 
@@ -32,6 +24,22 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request, client_address) -> None:
         """Whoever asked was killed, most likely."""
+
+
+class Server(Background):
+    """Serves `content` as /folder/{name} while the block lasts. ranges: whether it knows them. breaks_after: bytes after
+    which it hangs up, once. seconds: how long all of it takes."""
+
+    _PARTS = 50
+
+    def __init__(self, content: bytes, name: str = "file.bin", seconds: float = 0):
+        super().__init__(Handler)
+        self.content, self.seconds = content, seconds
+        self.ranges, self.breaks_after = True, None
+        self.asked: list[str | None] = []  # the ranges
+        self.logins: list[str | None] = []
+        self.path = f"/folder/{name}"
+        self.url = f"{self.address}{self.path}"
 
     def parts(self, start: int, stop: int | None):
         """The content from one byte to another, in its time."""
