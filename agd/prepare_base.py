@@ -7,7 +7,6 @@ Every later job depends on this small record instead of on gigabytes, and needs 
 
 import dataclasses
 import hashlib
-import re
 from pathlib import Path
 
 from agd.artifacts.files import sha256
@@ -19,7 +18,7 @@ from agd.settings.entry_points import entry_point
 from agd.settings.versions import VERSIONS
 
 STAGE = "prepare_base"
-_SHA256, _SHA1 = 64, 40  # hexadecimal digits
+_SHA256 = 64  # hexadecimal digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +32,11 @@ def checked_sum(file: Path) -> str:
     In the hub's cache, a file is a link to one that is named by its checksum: sha256 of large files, git's sha1 of small
     ones. Raises UserError if that is another's.
     """
-    found, cached = sha256(file), file.resolve().name
-    if file.is_symlink() and re.fullmatch(r"[0-9a-f]+", cached):
-        own = {_SHA256: lambda: found, _SHA1: lambda: _git_sum(file)}.get(len(cached), lambda: cached)()
-    else:
-        own = cached
-    if own != cached:
-        raise UserError(f"{file}: damaged (its bytes don't match its checksum); delete {file.resolve()} and run again")
+    found, cached = sha256(file), file.resolve()
+    if cached.parent.name != "blobs":  # not the hub's cache
+        return found
+    if cached.name != (found if len(cached.name) == _SHA256 else _git_sum(file)):
+        raise UserError(f"{file}: damaged (its bytes don't match its checksum); delete {cached} and run again")
     return found
 
 

@@ -6,7 +6,6 @@ from agd.artifacts.sealed_json import read_json
 from agd.diffusion import base_models
 from agd.digits.files import BASE_FILES
 
-BASE_RECORD = results.BASE_RECORD
 TRAINED_MODELS = [name for name, section in config["models"].items() if "train_base" in section]
 
 
@@ -51,12 +50,12 @@ def base_files(wildcards):
     if trained_here(model):
         return expand("{folder}/{file}", folder=name, file=BASE_FILES[architecture(model)])
     check_base(model)
-    return BASE_RECORD.format(model=model)
+    return results.BASE_RECORD.format(model=model)
 
 
 def check_base(model):
     """Raise UserError if a base is neither here, nor on the hub, nor recorded: then it was, and planning needs no internet."""
-    name, record = config["models"][model]["base_model"], Path(BASE_RECORD.format(model=model))
+    name, record = config["models"][model]["base_model"], Path(results.BASE_RECORD.format(model=model))
     if not (on_the_hub(model) and record.is_file() and read_json(record).get("name") == name):
         base_models.locate(name, f"models.{model}.base_model", download=False)
 
@@ -78,4 +77,4 @@ def offline(wildcards, resources):
 
 def base_record(wildcards, resources):
     """A param: the option with the record of a base on the hub, whose revision is opened. Like `execution_settings`."""
-    return f"--base-record {BASE_RECORD.format(model=wildcards.model)}" if on_the_hub(wildcards.model) else ""
+    return f"--base-record {results.BASE_RECORD.format(model=wildcards.model)}" if on_the_hub(wildcards.model) else ""

@@ -31,9 +31,7 @@ def guide_files(wildcards):
     if given:
         from agd.diffusion import guide_files as checked_files  # takes time, and few studies have guides
 
-        def key(name):
-            return f"models.{wildcards.model}.guides.{guides.split(wildcards.method)[1]}.{name}"
-
+        key = functools.partial(guides.key, wildcards.model, guides.split(wildcards.method)[1])
         checked_files.check(given, key)
         for name, path in given.items():
             files += user_files.check_dates(key(name), base_models.files(Path(path)) if Path(path).is_dir() else [path])

@@ -3,7 +3,7 @@ rule prepare_base:
     input:
         local_base_files,
     output:
-        BASE_RECORD,
+        results.BASE_RECORD,
     log:
         "results/logs/prepare_base/{model}.log",
     benchmark:

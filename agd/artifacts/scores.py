@@ -84,9 +84,10 @@ class Scores:
         made = record["provenance"]["samples"]
         chosen = made["settings"]
         placed = (chosen["guidance_scale"], chosen["num_inference_steps"], made["seed"])
-        guided, asked = bool(made.get("follows")), guides.split(run.method)[1] is not None
-        if placed != (float(run.scale), run.steps, seed) or made["guidance"] != self._guidance(run) or guided != asked:
-            way = made["guidance"] + (" with a guide" if guided else "")
+        followed = made.get("follows", {})
+        ours = made["guidance"] == self._guidance(run) and guides.fits(run.method, followed)
+        if placed != (float(run.scale), run.steps, seed) or not ours:
+            way = made["guidance"] + (" with a guide" if followed else "")
             said = f"{way} at w = {placed[0]:g} in {placed[1]} steps of seed {placed[2]}"
             raise UserError(f"{path}: measures samples of {said}, unlike its path; delete it and run again")
         self._check_guidance(path, run, chosen)

@@ -21,8 +21,9 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
     """Return the folder of a diffusers pipeline, downloaded from the hub if needed.
 
     name: a folder, or a hub id, with a revision after an @ or without. key: the user's setting, named in errors.
-    download=False only checks that the model is available; the returned
-    folder is then not usable. Raises UserError if the model is not available.
+    download=False only checks that the model is available; the returned folder is then not usable.
+
+    Raises UserError if the model is not available.
     """
     folder = Path(name)
     if folder.exists():
@@ -34,7 +35,7 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     repository, revision = on_hub(name, key)
-    with hub_errors(f"{key}: {name!r} is", _moved(name) + _offline()):
+    with hub_errors(f"{key}: {name!r} is", _moved(repository) + _offline()):
         cached = try_to_load_from_cache(repository, INDEX, revision=revision)
         if not isinstance(cached, str):
             there = HfApi().model_info(repository, revision=revision, timeout=_SECONDS_TO_ANSWER).siblings

@@ -1,13 +1,13 @@
 """Counts the operations of a denoiser's pass, from its configuration alone: no weights are read."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import diffusers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from agd.artifacts.sealed_json import parse_json
 from agd.diffusion.base_models import on_hub
 from agd.settings import families
 
@@ -52,4 +52,7 @@ def _config(name: str, part: str) -> dict | None:
             file = Path(hf_hub_download(repository, f"{part}/config.json", revision=revision))
         except Exception:  # whatever stands in the way, a plan can do without
             return None
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return parse_json(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None

@@ -4,7 +4,8 @@ Samples of the method `agd+sketch` are those of agd with the model's guide `sket
 Snakemake and every command line read it at their start.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 from agd.runtime.errors import UserError
 
@@ -18,20 +19,31 @@ def split(method: str | None) -> tuple[str | None, str | None]:
     return name or None, guide if plus else None
 
 
-def check_complete(given: Mapping[str, str | None], key) -> None:
-    """Raise UserError if a network lacks its picture, or the other way round. key: name -> how the user spells it."""
+def check_complete(given: Mapping[str, str | None], spelt: Callable[[str], str]) -> None:
+    """Raise UserError if a network lacks its picture, or the other way round. spelt: name -> how the user spells it."""
     for name, others in NEEDED.items():
         for other in others:
             if given.get(name) and not given.get(other):
-                raise UserError(f"{key(other)}: missing; {key(name)} needs it")
+                raise UserError(f"{spelt(other)}: missing; {spelt(name)} needs it")
             if given.get(other) and not given.get(name):
-                raise UserError(f"{key(other)}: given without {key(name)}; give both")
+                raise UserError(f"{spelt(other)}: given without {spelt(name)}; give both")
+
+
+def fits(method: str, followed: Mapping[str, str]) -> bool:
+    """Return whether samples that say what they followed may be those of {method} of a path. Some don't say the guide's name."""
+    guide = split(method)[1]
+    return bool(followed) == (guide is not None) and followed.get("guide", guide) == guide
+
+
+def key(model: str, guide: str, name: str) -> str:
+    """Return the key of a guide's file in the configuration."""
+    return f"models.{model}.guides.{guide}.{name}"
 
 
 def check(config: dict, model: str) -> None:
     """Raise UserError if one of a model's guides is not whole."""
     for guide, given in config["models"][model].get("guides", {}).items():
-        check_complete(given, lambda name, guide=guide: f"models.{model}.guides.{guide}.{name}")
+        check_complete(given, functools.partial(key, model, guide))
 
 
 def of(config: dict, model: str, method: str) -> dict[str, str]:

@@ -102,10 +102,12 @@ def _check_samples(zips: Found, found: Found) -> None:
         named = ["adapter"] if (seed / "adapters" / plain).is_dir() else ["cfg", "adapter"]
         right = [plain] if plain in results.BUILT_IN else named
         want(made["guidance"] in right, path, f"made with --guidance {made['guidance']}, not as samples/{method} is")
-        followed = made.get("follows", {})
         said = "a ControlNet or an IP-Adapter" if guide is None else f"the guide {guide!r}"
-        right = bool(followed) == (guide is not None) and followed.get("guide", guide) == guide
-        want(right, path, f"made {'with' if guide is None else 'without'} {said}, unlike its path")
+        want(
+            guides.fits(method, made.get("follows", {})),
+            path,
+            f"made {'with' if guide is None else 'without'} {said}, unlike its path",
+        )
         shared = ("guidance", "settings", "stage_version", "subjects", "base", "follows")
         alike = all(made.get(k) == first.get(k) for k in shared)
         want(alike, path, "made otherwise than the first of its folder")

@@ -10,8 +10,9 @@ from PIL import Image
 
 from agd.artifacts import prompts
 from agd.artifacts.files import all_below, can_write, files_below
-from agd.artifacts.images import iterate_images, list_images, open_image, write_images
+from agd.artifacts.images import iterate_images, list_images, open_image, read_images, write_images
 from agd.artifacts.user_files import date_as_of_now
+from agd.artifacts.zips import write_zip
 from agd.diffusion.sampling import eight_bits
 from agd.runtime.errors import UserError
 
@@ -104,3 +105,9 @@ def test_a_zip_that_is_damaged_anywhere_is_read_right_or_refused(tmp_path, seale
             else:
                 assert not sealed or len(pictures) == 2
     assert refused > len(whole) / 2
+
+
+def test_samples_without_a_record_are_refused(tmp_path):
+    write_zip(tmp_path / "s.zip", [("manifest.json", b"[" * 100_000)])
+    with pytest.raises(UserError, match=r"its manifest.json is no record; give what `sample` wrote"):
+        read_images(tmp_path / "s.zip")

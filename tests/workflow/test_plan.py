@@ -79,6 +79,10 @@ def test_a_denoiser_is_counted_from_its_configuration(base, tmp_path):
     assert found.pixels == 3 * 4 * 4
     assert found.operations > 0
     assert denoiser(str(tmp_path), "dit") is None
+    for part in ("transformer", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{")
+    assert denoiser(str(tmp_path), "dit") is None
 
 
 def test_the_plan_of_a_study(finished, capsys, monkeypatch):
