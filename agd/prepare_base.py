@@ -2,7 +2,8 @@
 
 `python -m agd.prepare_base --base-model M --output FILE`
 
-Every later job depends on this small record instead of on gigabytes, and needs no internet.
+Weights that are pickles on the hub are converted to safetensors, once, beside the hub's cached files. Every later job depends
+on this small record instead of on gigabytes, and needs no internet.
 """
 
 import dataclasses
@@ -40,6 +41,20 @@ def checked_sum(file: Path) -> str:
     return found
 
 
+def with_safe_weights(snapshot: Path) -> Path:
+    """Convert a snapshot's pickles, once they are known to be what the hub has. Returns the folder with safetensors."""
+    from agd.diffusion import safe_weights
+
+    pickles = base_models.pickles(snapshot)
+    for file in pickles:
+        checked_sum(file)
+    folder = safe_weights.convert(snapshot)
+    print(
+        f"{STAGE}: {', '.join(str(file.relative_to(snapshot)) for file in pickles)}: pickles, now safetensors in {folder}"
+    )
+    return folder
+
+
 def _git_sum(file: Path) -> str:
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
@@ -50,7 +65,8 @@ def run(files, settings: Settings) -> None:
 
     It names no date and no machine: the same base gives the same bytes.
     """
-    folder = base_models.locate(files.base_model)
+    folder = base_models.locate(files.base_model, pickled=True)
+    folder = with_safe_weights(folder) if base_models.pickles(folder) and base_models.revision(folder) else folder
     with progress_bar(base_models.files(folder), STAGE) as bar:
         sums = {str(Path(file).relative_to(folder)): checked_sum(Path(file)) for file in bar}
     made = {"stage": STAGE, "stage_version": VERSIONS[STAGE]}

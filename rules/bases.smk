@@ -57,7 +57,7 @@ def check_base(model):
     """Raise UserError if a base is neither here, nor on the hub, nor recorded: then it was, and planning needs no internet."""
     name, record = config["models"][model]["base_model"], Path(results.BASE_RECORD.format(model=model))
     if not (on_the_hub(model) and record.is_file() and read_json(record).get("name") == name):
-        base_models.locate(name, f"models.{model}.base_model", download=False)
+        base_models.locate(name, f"models.{model}.base_model", download=False, pickled=True)
 
 
 @checked

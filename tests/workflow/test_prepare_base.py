@@ -1,5 +1,6 @@
 """A base model that was not trained here: read once, and fetched first if it is on the hub. Later jobs see its record alone."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hub import NAME, Hub
+from safetensors.torch import load_file
 from studies import ROOT, planned_jobs, snakemake, snakemake_command, study, write
 
 from agd import verify
@@ -95,6 +98,75 @@ def test_damage_on_the_way_is_named(revisions, classifier, tmp_path, broken):
         done = run(tmp_path, tmp_path / "home", hub, study(NAME, classifier), target=RECORD)
     assert done.returncode != 0
     assert "damaged (its bytes don't match its checksum); delete " in done.stdout + done.stderr
+    assert not (tmp_path / RECORD).exists()
+
+
+def pickled(folder: Path, content=lambda weights: weights) -> Path:
+    """Put pickles in the place of a base's safetensors: of the transformer in two parts, with an index."""
+    for file in list(folder.rglob("*.safetensors")):
+        weights, stem = load_file(file), "diffusion_pytorch_model"
+        file.unlink()
+        if file.parent.name == "vae":
+            torch.save(content(weights), file.with_name(f"{stem}.bin"), _use_new_zipfile_serialization=False)
+            continue
+        names = [f"{stem}-00001-of-00002.bin", f"{stem}-00002-of-00002.bin"]
+        place = {key: names[i % 2] for i, key in enumerate(weights)}
+        for name in names:
+            torch.save({key: weights[key] for key in weights if place[key] == name}, file.with_name(name))
+        index = {"metadata": {"total_size": 1}, "weight_map": place}
+        file.with_name(f"{stem}.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_pickles_on_the_hub_become_safetensors_once(base, revisions, classifier, tmp_path):
+    folder, home, given = tmp_path / "study", tmp_path / "home", study(NAME, classifier)
+    folder.mkdir()
+    with Hub(pickled(revisions[0])) as hub:
+        commit = hub.commit()
+        words = ["sample", "--base-model", NAME, "--guidance", "none", "--output-dir", "out", "--num-samples", "2"]
+        environment = {**os.environ, **hub.environment(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
+        asked = [sys.executable, "-m", f"agd.dit.{words[0]}", *words[1:]]
+        refused = subprocess.run(asked, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert f"`python -m agd.prepare_base --base-model {NAME} --output base.json` converts them" in refused.stderr
+        done = run(folder, home, hub, given, target=RECORD)
+        assert done.returncode == 0, done.stderr
+    assert "vae/diffusion_pytorch_model.bin: pickles, now safetensors in " in done.stdout + done.stderr
+    names = {name.split("/")[-1] for name in read_sealed(folder / RECORD)["weights"]}
+    assert {"diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors"} <= names
+    assert not any(".bin" in name for name in names)
+    done = run(folder, home, hub, given)  # nobody answers now
+    assert done.returncode == 0, done.stderr
+    images, manifest = read_images(folder / IMAGES)
+    found = manifest["provenance"]["base"]
+    assert (found["name"], found["revision"]) == (f"{NAME}@{commit}", commit)
+    assert verify.bad(folder / "results", wanted.of_files([write(folder, given)]))[1] == {}
+    plain = tmp_path / "plain"
+    snakemake(
+        folder,
+        "--cores",
+        "1",
+        "--directory",
+        plain,
+        "--configfile",
+        write(folder, study(base, classifier)),
+        targets=(IMAGES,),
+    )
+    assert images == read_images(plain / IMAGES)[0]
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("content", [lambda weights: weights | {"code": Code()}, lambda weights: weights | {"step": 3}])
+def test_code_in_pickles_is_not_run(revisions, classifier, tmp_path, content):
+    with Hub(pickled(revisions[0], content)) as hub:
+        done = run(tmp_path, tmp_path / "home", hub, study(NAME, classifier), target=RECORD)
+    assert done.returncode != 0
+    assert "vae/diffusion_pytorch_model.bin: " in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("ran"))
+    assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / RECORD).exists()
 
 
