@@ -1,13 +1,16 @@
 """Tiny studies for the tests, and Snakemake run on them as a user would."""
 
+import atexit
 import contextlib
 import copy
 import functools
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,23 @@ from snakemake.cli import main as snakemake_main
 ROOT = Path(__file__).resolve().parent.parent
 BY_CLASS = ("sample_trajectories", "sample", "measure_fidelity")  # stages with class_labels
 TWO_TARGETS = ("results/tiny/fid.json", "results/text/fid.json")
+
+
+@functools.cache
+def forked() -> dict[str, str]:
+    """What lets stages start as copies of a process that has imported torch and diffusers (tests/forked/server.py)."""
+    here, folder = ROOT / "tests" / "forked", tempfile.mkdtemp()
+    address = str(Path(folder) / "socket")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command, pipes = (
+        [sys.executable, here / "server.py", address],
+        {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+    )
+    server = subprocess.Popen(command, **pipes, env=environment, start_new_session=True)
+    atexit.register(server.kill)
+    atexit.register(shutil.rmtree, folder)
+    assert server.stdout.readline() == b"ready\n"
+    return {"AGD_FORKED": address, "PYTHONPATH": str(here / "start")}
 
 
 def snakemake_command(folder: Path, *words, targets: tuple = ("results/tiny/fid.json",)) -> tuple[list[str], dict]:
@@ -31,8 +51,9 @@ def snakemake_command(folder: Path, *words, targets: tuple = ("results/tiny/fid.
 def snakemake(
     folder: Path, *words: str, check: bool = True, targets: tuple = ("results/tiny/fid.json",)
 ) -> subprocess.CompletedProcess:
-    """Run Snakemake from somewhere else, as a user with a folder of their own would."""
+    """Run Snakemake from somewhere else, as a user with a folder of their own would. Its stages start fast."""
     command, environment = snakemake_command(folder, *words, targets=targets)
+    environment |= forked()
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done

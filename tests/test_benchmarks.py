@@ -1,6 +1,7 @@
 """The scripts of benchmarks/ run, and count what they say they count."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import random_text_to_image
 from diffusers import DiffusionPipeline
+from studies import forked
 
 import agd
 from agd.adapters.pipelines import denoiser_of
@@ -18,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def printed(name: str, *words) -> list[str]:
     command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, env=os.environ | forked())
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
