@@ -68,6 +68,11 @@ class Job:
             method = 1 if self.options["guidance"] == "adapter" else 1 + float(self.options.get("guided-share", 1))
             each = 1 + scales * (2 + 2 * method)  # without guidance; then at each w: guided, and the method twice
             return self.number("num-trajectories") * self.number("num-inference-steps") * each
+        if self.stage == "measure_speed":
+            each = 2 + 5 * (
+                self.number("rounds") + 1
+            )  # cfg once; then in each round none, cfg, half of cfg, the adapter
+            return self.number("batch-size") * self.number("num-inference-steps") * each
         return 0
 
     def disk(self, found: Denoiser | None) -> float:

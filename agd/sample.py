@@ -115,11 +115,7 @@ def run(files, settings: Settings, model_class) -> None:
     made["subjects"] = {"number": len(subjects), "sha256": digest(map(str, subjects))}
     made |= {"follows": followed} if followed else {}
     if adapted:
-        adapters = saving.load(model.denoiser, files.dir, model.anatomy)
-        adapters.current.set_scale(settings.guidance_scale)
-        if adapters.config.mergeable:  # one w for all images: hundreds of small layers need not be called
-            with devices.full_gpu_suppressed():  # without the room for it, it goes on unmerged
-                adapters.fuse(settings.guidance_scale)
+        saving.load_at(model.denoiser, files.dir, model.anatomy, settings.guidance_scale)
         made["adapter"] = description.get("provenance", {})
     record = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device), **made)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas
 
 from agd.adapters import saving
+from agd.artifacts.comparison_text import FIDELITY, SOMETIMES, table
 from agd.artifacts.figures import figure
 from agd.artifacts.files import make_folder, writing
 from agd.artifacts.images import read_images, write_grid
@@ -16,14 +17,10 @@ from agd.artifacts.metrics import MEASURED, SHARED, mean, method_of, read_compar
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import check_files, checksums, read_json, read_sealed, write_sealed
 from agd.runtime.errors import UserError
-from agd.settings.columns import DISTANCES
 from agd.settings.entry_points import entry_point
-from agd.settings.results import HALF
+from agd.settings.results import BUILT_IN, HALF
 
 STAGE = "tabulate"
-# Measured only with an Inception network, or with a CLIP model: title, width and digits of its column.
-_SOMETIMES = {"sfid": ("sFID", 9, 2), "inception_score": ("IS", 9, 2), "clip_score": ("CLIP", 8, 2)}
-_FIDELITY = ("unexplained", "captured", "divergence of latents", "divergence of images")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +51,17 @@ def rows_of(samples: list[dict], adapter: str, given: list[str]) -> list[str]:
 
 
 def gather(
-    model: str, measured: list[dict], name: str, adapter: dict, fidelity: list[dict], given: list[str] | None = None
+    model: str,
+    measured: list[dict],
+    name: str,
+    adapter: dict,
+    fidelity: list[dict],
+    given: list[str] | None = None,
+    speed: dict | None = None,
 ) -> dict:
     """Return the record of fid.json from the metrics of every method and seed. name, adapter: name and configuration.
 
-    fidelity: what measure_fidelity wrote, for each seed. given: see `rows_of`.
+    fidelity: what measure_fidelity wrote, for each seed. given: see `rows_of`. speed: what measure_speed wrote.
     """
     samples = [metrics["provenance"]["samples"] for metrics in measured]
     methods: dict[str, dict[str, dict]] = {}
@@ -66,6 +69,9 @@ def gather(
         methods.setdefault(row, {})[str(made["seed"])] = metrics
     chosen = next(iter(methods[name].values()))["provenance"]["samples"]["settings"]
     rows = {method: _summary(per_seed) for method, per_seed in methods.items()}
+    for method in rows.keys() & {*BUILT_IN, HALF, name} if speed else ():
+        timed = speed["methods"]["adapter" if method == name else method]
+        rows[method]["speedup_over_cfg"] = timed["speedup_over_cfg"]
     return {
         "model": model,
         "guidance_scale": chosen["guidance_scale"],
@@ -76,13 +82,21 @@ def gather(
         "adapter": adapter["size"],
         "methods": rows,
         "fidelity": summary_of_fidelity(fidelity),
+        **(
+            {
+                "speed": {key: speed[key] for key in ("images", "rounds", "merged")}
+                | {"seed": speed["provenance"]["seed"]}
+            }
+            if speed
+            else {}
+        ),
         "provenance": provenance(STAGE, {}, "cpu", adapter=adapter["provenance"]),
     }
 
 
 def _summary(per_seed: dict[str, dict]) -> dict:
     """Return the means over the seeds, each seed's values, and the number of steps."""
-    keys = [*MEASURED, *(key for key in _SOMETIMES if all(key in metrics for metrics in per_seed.values()))]
+    keys = [*MEASURED, *(key for key in SOMETIMES if all(key in metrics for metrics in per_seed.values()))]
     own = {seed: {key: metrics[key] for key in keys} for seed, metrics in per_seed.items()}
     steps = next(iter(per_seed.values()))["provenance"]["samples"]["settings"]["num_inference_steps"]
     means = {key: mean([figures[key] for figures in own.values()]) for key in keys}
@@ -97,55 +111,13 @@ def summary_of_fidelity(fidelity: list[dict]) -> dict[str, dict]:
         own = {
             str(record["provenance"]["seed"]): _figures(here) for record, here in zip(fidelity, records, strict=True)
         }
-        found[w] = {name: mean([figures[name] for figures in own.values()]) for name in _FIDELITY} | {"per_seed": own}
+        found[w] = {name: mean([figures[name] for figures in own.values()]) for name in FIDELITY} | {"per_seed": own}
     return found
 
 
 def _figures(record: dict) -> dict:
     far = {f"divergence of {what}": value for what, value in record["divergence"].items()}
     return {"unexplained": record["unexplained"], "captured": record["captured"], **far}
-
-
-def table(record: dict, name: str) -> str:
-    """Return the comparison as a few lines of text. name: the adapter's name."""
-    assumed = ", of a reference whose extractor is assumed" if "extractor" in record["reference"] else ""
-    distance = DISTANCES.get(record["features"], f"Fréchet distance ({record['features']})")
-    head = f"{record['model']}: {record['num_samples']} images, w = {record['guidance_scale']}, {record['num_inference_steps']} steps, "
-    head += f"seeds {', '.join(map(str, record['seeds']))}; distance is the {distance}{assumed}"
-    more = {key: column for key, column in _SOMETIMES.items() if any(key in row for row in record["methods"].values())}
-    lines = [head, f"{'method':10}{'distance':>10}{'KID':>10}{'precision':>11}{'recall':>8}{'NFE':>6}{'ms/image':>10}"]
-    lines[1] += "".join(f"{title:>{width}}" for title, width, _ in more.values())
-    for method, row in record["methods"].items():
-        cells = [
-            _cell(row["fid"], 10, 2),
-            _cell(row["kid"], 10, 4),
-            _cell(row["precision"], 11, 3),
-            _cell(row["recall"], 8, 3),
-        ]
-        lines.append(f"{method:10}{''.join(cells)}{row['nfe']:>6g}{1000 * row['seconds_per_image']:>10.2f}")
-        lines[-1] += "".join(_cell(row.get(key), width, digits) for key, (_, width, digits) in more.items())
-    adapter, rows = record["adapter"], record["methods"]
-    # No ratio of times: jobs ran at different times, on a machine that others may have used.
-    lines.append(
-        f"{name}: {rows[name]['nfe']:g} evaluations per image, cfg {rows['cfg']['nfe']:g}; {adapter['parameters']} parameters "
-        f"({100 * adapter['fraction_of_base']:.1f} % of the base)"
-    )
-    if record["fidelity"]:
-        lines += ["", *fidelity_lines(record["fidelity"], name)]
-    return "\n".join(lines)
-
-
-def fidelity_lines(fidelity: dict[str, dict], name: str) -> list[str]:
-    """Return a row for each figure of fidelity, and a column for each guidance scale."""
-    head = (
-        f"one pass of {name} against cfg, on trajectories that training never saw (best are captured 1, all others 0)"
-    )
-    lines = [head, f"{'w':26}{''.join(f'{w:>8}' for w in fidelity)}"]
-    return lines + [f"{row:26}{''.join(_cell(at[row], 8, 3) for at in fidelity.values())}" for row in _FIDELITY]
-
-
-def _cell(value: float | None, width: int, digits: int) -> str:
-    return f"{'-' if value is None else format(value, f'.{digits}f'):>{width}}"
 
 
 def draw_samples(path: Path, samples: list[Path], columns: int, name: str, given: list[str]) -> None:
@@ -185,7 +157,7 @@ def draw_fidelity(path: Path, fidelity: list[dict]) -> None:
     with figure(path, columns=3, width=14) as (_, (by_w, far, by_t)):
         found = summary_of_fidelity(fidelity)
         scales = [float(w) for w in found]
-        for axis, names in ((by_w, _FIDELITY[:2]), (far, _FIDELITY[2:])):
+        for axis, names in ((by_w, FIDELITY[:2]), (far, FIDELITY[2:])):
             for name in names:
                 means = [at[name] for at in found.values()]
                 of_seeds = [[own[name] for own in at["per_seed"].values()] for at in found.values()]
@@ -204,13 +176,13 @@ def draw_fidelity(path: Path, fidelity: list[dict]) -> None:
         by_t.legend(fontsize="small")
 
 
-def read_fidelity(path: str, adapter: dict) -> dict:
-    """Read a file of fidelity. adapter: configuration of the adapter that is compared.
+def read_of_adapter(path: str, what: str, key: str, adapter: dict) -> dict:
+    """Read what `measure_{what}` wrote, which has this key. adapter: configuration of the adapter that is compared.
 
     Raises UserError, naming the file, if it is something else, or of another base model.
     """
-    if "by_guidance_scale" not in read_json(path):
-        raise UserError(f"{path}: not a file of fidelity; give what measure_fidelity wrote")
+    if key not in read_json(path):
+        raise UserError(f"{path}: not a file of {what}; give what measure_{what} wrote")
     record = read_sealed(path)
     if record["provenance"]["base"]["fingerprint"] != adapter["provenance"]["base"]["fingerprint"]:
         raise UserError(f"{path}: measures an adapter of another base model; delete it and measure it again")
@@ -226,9 +198,10 @@ def run(files, settings: Settings) -> None:
         raise UserError(f"--columns: {files.columns} must be 1 or more")
     adapter = saving.read_description(files.adapter)
     measured = read_comparable(files.metrics, adapter)
-    fidelity = [read_fidelity(path, adapter) for path in files.fidelity]
+    fidelity = [read_of_adapter(path, "fidelity", "by_guidance_scale", adapter) for path in files.fidelity]
+    speed = read_of_adapter(files.speed, "speed", "rounds", adapter) if files.speed else None
     name = Path(files.adapter).resolve().name
-    record = gather(files.name, measured, name, adapter, fidelity, files.rows)
+    record = gather(files.name, measured, name, adapter, fidelity, files.rows, speed)
     folder = make_folder(files.output_dir)
     draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns, name, files.rows)
     draw_training(folder / "training.png", [Path(path) for path in files.training])

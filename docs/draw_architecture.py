@@ -26,6 +26,7 @@ FLOORS = [
         "train",
         "sample",
         "measure_fidelity",
+        "measure_speed",
         "tabulate",
         "draw_curve",
         "tabulate_runs",

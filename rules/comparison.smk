@@ -41,6 +41,12 @@ def compared_fidelity(wildcards):
     return expand(pattern, model=wildcards.model, seed=config["seeds"], method=adapter)
 
 
+@checked
+def compared_speed(wildcards):
+    adapter = configuration.compared_adapter(config, wildcards.model)
+    return f"results/{wildcards.model}/seed{config['seeds'][0]}/speed/{adapter}.json"
+
+
 def of_compared_adapter(file, model, seeds):
     """Return the paths of a file of the compared adapter, for some seeds."""
     pattern = "results/{model}/seed{seed}/adapters/{adapter}/{file}"

@@ -24,6 +24,13 @@ def adapter_files(wildcards):
     return expand(f"{adapter_folder(wildcards)}/{{file}}", file=["adapter.safetensors", "config.json"])
 
 
+def timed_adapter(wildcards):
+    """Return the files of the adapter that is timed beside cfg and no guidance."""
+    if wildcards.method not in adapters(wildcards.model):
+        stop(f"speed/{wildcards.method}.json: speed is measured of adapters; ask for speed/agd.json")
+    return adapter_files(wildcards)
+
+
 @checked
 def guide_files(wildcards):
     """Return the files of the guide that a method's images follow, if they follow one."""

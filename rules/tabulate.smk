@@ -2,6 +2,7 @@ rule tabulate:
     input:
         metrics=compared_metrics(configuration.compared),
         fidelity=compared_fidelity,
+        speed=compared_speed,
         samples=compared_samples,
         training=training_tables,
         adapter=compared_adapter,
@@ -23,5 +24,5 @@ rule tabulate:
         rows=rows_of_comparison,
     shell:
         "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {input.samples} {params.rows}"
-        " --fidelity {input.fidelity} --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
+        " --fidelity {input.fidelity} --speed {input.speed} --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
         " --output-dir $(dirname {output.record}) 2>&1 | tee {log}"

@@ -42,7 +42,8 @@ START = "start"  # Snakemake by itself, before any job
 # In the order of the study, so that each can be killed before the next begins.
 STAGES = (
     *(START, "prepare_digits", "download", "prepare_prompts", "train_classifier", "train_base", "prepare_reference"),
-    *("sample_trajectories", "train", "sample", "measure_fidelity", "calculate_metrics", "tabulate"),
+    *("sample_trajectories", "train", "sample", "measure_fidelity", "measure_speed", "calculate_metrics"),
+    "tabulate",
 )
 VICTIMS = ("stage", "snakemake", "tree")
 TARGETS = ("results/tiny/fid.json", "results/text/prompts/samples.txt")
@@ -50,7 +51,7 @@ SECONDS_TO_START = 3.0
 SECONDS_TO_DOWNLOAD = 2.0
 PADDING = 4 << 20  # bytes: with fewer, a download is one piece
 SKEW = 2 * 24 * 3600
-MEASURED = {"seconds", "seconds_per_image", "seconds_per_step"}  # what no two runs share
+MEASURED = {"seconds", "seconds_per_image", "seconds_per_step", "speedup_over_cfg"}  # what no two runs share
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ def study(base: str, classifier: Path, **changes) -> dict:
         | {"num_inference_steps": 3, "dtype": "float32", "device": "cpu"},
         "measure_fidelity": {"num_trajectories": 2, "num_inference_steps": 2, "class_labels": "0-9"}
         | {"dtype": "float32", "device": "cpu"},
+        "measure_speed": {"rounds": 1, "device": "cpu"},
         "calculate_metrics": {"device": "cpu"},
     }
     change(model, changes)

@@ -18,6 +18,7 @@ from agd.adapters.module import Adapters
 from agd.artifacts.files import make_folder, writing
 from agd.artifacts.hub import hub_errors
 from agd.artifacts.sealed_json import check_files, checksums, read_json, read_sealed, write_sealed
+from agd.runtime import devices
 from agd.runtime.errors import UserError
 
 WEIGHTS, CONFIG, CARD = "adapter.safetensors", "config.json", "README.md"
@@ -137,6 +138,17 @@ def load(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy) -> Adapters:
     adapters.record = {k: v for k, v in description.items() if k not in ("adapter", "base_shape", "files")}
     adapters.source = Path(folder).resolve()
     return adapters.eval()
+
+
+def load_at(denoiser: nn.Module, folder: str | Path, anatomy: Anatomy, w: float) -> Adapters:
+    """Attach a saved adapter for sampling at one guidance scale: merged if it can be, for a pass then costs what the base's
+    does. Raises UserError as `load` does."""
+    adapters = load(denoiser, folder, anatomy)
+    adapters.current.set_scale(w)
+    if adapters.config.mergeable:  # one w for all images: hundreds of small layers need not be called
+        with devices.full_gpu_suppressed():  # without the room for it, it goes on unmerged
+            adapters.fuse(w)
+    return adapters
 
 
 def read_weights(folder: str | Path, description: dict) -> dict:

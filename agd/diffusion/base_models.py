@@ -180,11 +180,13 @@ def _want_safe(where: str, names: list[str], model: str) -> None:
     if any(name.endswith(_SAFE) for name in names):
         return
     if any(name.endswith(_PICKLES) for name in names):
-        way = f"convert them to safetensors once, by from_pretrained({model!r}) and save_pretrained(folder) in Python, and give that folder"
         if cached := revision(Path(model)):
             model = f"{Path(model).parent.parent.name.removeprefix('models--').replace('--', '/', 1)}@{cached}"
+        in_python = f"from_pretrained({model!r}) and save_pretrained(folder) in Python"
+        way = f"if you trust them, convert them to safetensors once, by {in_python}, and give that folder"
         if not Path(model).exists():
-            way = f"`python -m agd.prepare_base --base-model {model} --output base.json` converts them to safetensors, and runs no code"
+            command = f"python -m agd.prepare_base --base-model {model} --output base.json"
+            way = f"`{command}` converts them to safetensors, and runs no code"
         raise UserError(f"{where}: its weights are pickles, which may run code when they are read; {way}")
     raise UserError(f"{where}: holds no weights (*{_SAFE}); fetch the model again")
 

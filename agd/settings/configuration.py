@@ -61,7 +61,8 @@ def check(config: dict) -> None:
                     f"models.{model}.{name}: not for models of the family {section['family']}; leave it out"
                 )
         optional = [stage for stage in ("train_base", "prepare_prompts") if stage in section]
-        needed = ["prepare_reference", "sample_trajectories", "sample", "measure_fidelity", "calculate_metrics"]
+        needed = ["prepare_reference", "sample_trajectories", "sample", "measure_fidelity", "measure_speed"]
+        needed += ["calculate_metrics"]
         for stage in [*needed, *optional]:
             check_settings(stage, settings(config, model, stage), f"models.{model}.{stage}", section["family"])
         _check_variants(config, model)
@@ -146,6 +147,7 @@ def settings(config: dict, model: str | None, stage: str, variant: str | None = 
     general = {k: v for k, v in config["defaults"].get(stage, {}).items() if k in known}
     own = section.get(VARIANTS.get(stage), {}).get(guides.split(variant)[0]) or {}
     own = {name: value for name, value in own.items() if name not in ADAPTER_KEYS or stage != "train"}
+    borrowed = {k: v for k, v in borrowed.items() if k in known}
     return borrowed | general | section.get(stage, {}) | own
 
 

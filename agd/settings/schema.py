@@ -17,8 +17,9 @@ CONFIG_FOLDER = next(
     (folder for folder in (_PACKAGE / "config", _PACKAGE.parent / "config") if (folder / "schema.yaml").is_file()),
     _PACKAGE.parent / "config",
 )
-# Stages that also read another stage's settings: samples and reference need the same feature extractor.
-ALSO_READS = {"calculate_metrics": "prepare_reference"}
+# Stages that also read another stage's result settings: samples and reference need the same feature extractor, and what is
+# timed is what is sampled.
+ALSO_READS = {"calculate_metrics": "prepare_reference", "measure_speed": "sample"}
 ADAPTER_KEYS = ("trajectories", "trained_as")  # of an adapter's section, beside settings of `train`
 
 
@@ -54,6 +55,7 @@ def properties(stage: str, family: str | None = None) -> dict[str, dict]:
     definitions = schema()["$defs"]
     own = _resolved(definitions, stage) if stage in definitions else {}
     also = properties(ALSO_READS[stage], family) if stage in ALSO_READS else {}
+    also = {k: v for k, v in also.items() if decides(v) == "result"}
     return also | {k: v for k, v in own.items() if family is None or applies(v, family)}
 
 

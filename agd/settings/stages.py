@@ -118,6 +118,14 @@ STAGES = {
         _SEED,
         _PROMPT_FILE,
     ), by_family=True, needs_model=True),
+    "measure_speed": Stage("agd.measure_speed", (
+        Argument("--dir", dict(metavar="R", help="folder of a trained adapter")),
+        Argument("--output", dict(metavar="JSON", help="file to write (default: R/speed.json)")),
+        Argument("--base-model", dict(help="folder or hub id (default: the one that the adapter was trained on)")),
+        _RECORD,
+        _SEED,
+        _PROMPT_FILE,
+    ), by_family=True, needs_model=True),
     "calculate_metrics": Stage("agd.calculate_metrics", (
         Argument("--dir", dict(metavar="R", help="folder of an adapter whose samples are in R/samples")),
         Argument("--samples", dict(nargs="+", metavar="ZIP", help="sample files (default: all in R/samples)")),
@@ -130,6 +138,7 @@ STAGES = {
         Argument("--samples", dict(nargs="+", required=True, metavar="ZIP", help="sample files to show, a row each")),
         Argument("--rows", dict(nargs="+", default=[], metavar="NAME", help="names of the rows, in order (default: as the samples say)")),
         Argument("--fidelity", dict(nargs="+", default=[], metavar="JSON", help="what measure_fidelity wrote for each seed")),
+        Argument("--speed", dict(metavar="JSON", help="what measure_speed wrote")),
         Argument("--training", dict(nargs="+", required=True, metavar="CSV", help="training.csv of each seed")),
         Argument("--adapter", dict(required=True, metavar="R", help="folder of the adapter that is compared")),
         Argument("--columns", dict(type=int, default=10, help="images per row (default: 10)")),

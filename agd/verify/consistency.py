@@ -56,6 +56,8 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
                 lambda path=path, w=w, made=made: _check_fidelity(path, w, made, found)
                 for path, w, made in _fidelity_rows(folder, here)
             )
+            if "speed" in here[folder / "fid.json"]:
+                yield lambda folder=folder, record=here[folder / "fid.json"]: _check_speed(folder, record, found)
 
 
 def _check_shards(folder: Path, here: Found, found: Found) -> None:
@@ -189,6 +191,21 @@ def _check_fidelity(path: Path, w: str, figures: dict, found: Found) -> None:
     want(path in found, path, "missing or bad, and fid.json tells of it")
     same = all(found[path]["by_guidance_scale"][w][name] == figures[name] for name in ("unexplained", "captured"))
     want(same, path, "holds other figures than fid.json tells of it")
+    _check_measured_adapter(path, found)
+
+
+def _check_speed(folder: Path, record: dict, found: Found) -> None:
+    name = _compared_adapter(record)
+    path = folder / f"seed{record['speed']['seed']}/speed/{name}.json"
+    want(path in found, path, "missing or bad, and fid.json tells of it")
+    for method, row in record["methods"].items():
+        theirs = found[path]["methods"].get("adapter" if method == name else method, {})
+        same = row.get("speedup_over_cfg") == theirs.get("speedup_over_cfg")
+        want(same, path, "holds other figures than fid.json tells of it")
+    _check_measured_adapter(path, found)
+
+
+def _check_measured_adapter(path: Path, found: Found) -> None:
     adapter = found.get(path.parents[1] / "adapters" / path.stem / saving.CONFIG)
     same = adapter is None or found[path]["provenance"]["adapter"] == adapter["provenance"]
     want(same, path, f"measured with another adapter than the one in adapters/{path.stem}")

@@ -187,6 +187,7 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (rf"samples/{_METHOD}/\d+\.json", read_cost, []),
     (rf"metrics/{_METHOD}\.json", of_stage("calculate_metrics"), ["../../../../reference.npz"]),
     (r"fidelity/[^/]+\.json", of_stage("measure_fidelity"), []),
+    (r"speed/[^/]+\.json", of_stage("measure_speed"), []),
     (r"fid\.json", of_stage("tabulate"), []),
     (r"curve\.json", of_stage("draw_curve"), []),
     (r"fid\.txt", None, ["fid.json"]),

@@ -21,7 +21,7 @@ _PLACES = [
     rf"{_SEED}/adapters/(?P<variant>[^/]+)/config\.json",
     rf"{_SEED}/samples/(?P<variant>[^/]+)/w(?P<w>[^/]+)/n(?P<n>\d+)/\d+\.zip",
     rf"{_SEED}/metrics/[^/]+/w[^/]+/n\d+\.json",
-    rf"{_SEED}/fidelity/(?P<variant>[^/]+)\.json",
+    rf"{_SEED}/(fidelity|speed)/(?P<variant>[^/]+)\.json",
 ]
 
 

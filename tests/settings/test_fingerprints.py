@@ -26,7 +26,9 @@ def test_fingerprints_see_code_and_not_comments(monkeypatch):
 
     before = {stage: fingerprints.fingerprint(stage) for stage in VERSIONS}
     assert of("    # why\n    guided = uncond + w * (cond - uncond)") == []
-    assert of("    guided = uncond + 2 * w * (cond - uncond)") == ["sample_trajectories", "sample", "measure_fidelity"]
+    assert of("    guided = uncond + 2 * w * (cond - uncond)") == [
+        *("sample_trajectories", "sample", "measure_fidelity", "measure_speed")
+    ]
 
 
 def test_fingerprints_cover_families_and_what_they_import():

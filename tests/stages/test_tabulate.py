@@ -2,7 +2,7 @@
 
 import pytest
 
-from agd.tabulate import table
+from agd.artifacts.comparison_text import table
 
 
 def record(**more) -> dict:
@@ -30,3 +30,13 @@ def test_measures_that_some_extractors_give_have_columns(more, titles, cells):
     assert cfg.split() == ["cfg", "12.50", "0.2500", "0.750", "0.500", "16", "2.00", *["-"] * len(titles)]
     assert agd.split() == ["agd", "12.50", "0.2500", "0.750", "0.500", "8", "2.00", *cells]
     assert len(head) == len(cfg) == len(agd)
+
+
+def test_speed_is_that_of_one_process():
+    speed = {"median": 1.94, "lowest": 1.9, "highest": 2}
+    made = record(speedup_over_cfg=speed) | {"speed": {"images": 4, "rounds": 5, "merged": True, "seed": 0}}
+    _, head, cfg, agd, *_, last = table(made, "agd").splitlines()
+    assert (head.split()[-1], cfg.split()[-1], agd.split()[-1]) == ("speed", "-", "1.94")
+    assert (
+        last == "speed: how many times as fast as cfg, in turn in one process; agd 1.90 to 2.00 in 5 rounds of 4 images"
+    )

@@ -45,6 +45,7 @@ def make(model: Path, seed: int) -> None:
         command("sample", *words, "--count", 8, "--output-dir", study / "samples" / method / place)
         calculate(model, method, study / "metrics" / method / f"{place}.json")
     fidelity(study)
+    speed(study)
     tabulate(model, model)
 
 
@@ -104,13 +105,20 @@ def fidelity(study: Path) -> None:
     command("measure_fidelity", *words, "--num-trajectories", 2, "--num-inference-steps", 2)
 
 
+def speed(study: Path) -> None:
+    words = ("--dir", study / "adapters" / "agd", "--output", study / "speed" / "agd.json")
+    command(
+        "measure_speed", *words, "--batch-size", 2, "--rounds", 1, "--num-inference-steps", 3, "--guidance-scale", 2
+    )
+
+
 def tabulate(model: Path = MODEL, output: Path = Path("scratch")) -> None:
     study = model / "seed0"
     metrics = [study / "metrics" / method / f"{place}.json" for method, place in METHODS.items()]
     samples = [study / "samples" / method / place / "000000.zip" for method, place in METHODS.items()]
     adapter = study / "adapters" / "agd"
     words = ("--name", model.name, "--metrics", *metrics, "--samples", *samples, "--training", adapter / "training.csv")
-    words += ("--fidelity", study / "fidelity" / "agd.json")
+    words += ("--fidelity", study / "fidelity" / "agd.json", "--speed", study / "speed" / "agd.json")
     command("tabulate", *words, "--adapter", adapter, "--columns", 4, "--output-dir", output, family=None)
     command("draw_curve", *words[:6], "--adapter", adapter, "--output-dir", output, family=None)
 
@@ -177,6 +185,7 @@ KINDS = {
     "cost": (SAMPLES / "000000.json", calculate, None),
     "metrics": (SEED / "metrics/agd/w2/n3.json", tabulate, None),
     "fidelity": (SEED / "fidelity/agd.json", tabulate, None),
+    "speed": (SEED / "speed/agd.json", tabulate, None),
     "comparison": (MODEL / "fid.json", None, None),
     "curve": (MODEL / "curve.json", None, None),
     "comparison's text": (MODEL / "fid.txt", None, None),
@@ -497,6 +506,7 @@ def tiny(**changed) -> dict:
         "prepare_reference": {"max_features": 100},
         "sample": {"num_samples": 8, "guidance_scale": 2, "num_inference_steps": 3},
         "measure_fidelity": {"num_trajectories": 2, "num_inference_steps": 2},
+        "measure_speed": {"rounds": 1, "batch_size": 2},
         "adapters": {"agd": {}},
         "methods": {"early": {"guided_share": 0.5}},
     }

@@ -39,8 +39,12 @@ def measured(model, adapter="agd"):
     return {f"measure_fidelity {model} seed0 {adapter}", f"tabulate {model}"}
 
 
+def timed(model, adapter="agd"):
+    return {f"measure_speed {model} seed0 {adapter}", f"tabulate {model}"}
+
+
 def adapted(model, adapter="agd"):
-    return sampled(model, [adapter]) | measured(model, adapter)
+    return sampled(model, [adapter]) | measured(model, adapter) | timed(model, adapter)
 
 
 def trained(model):
@@ -59,8 +63,12 @@ def given_another_base(model):
     return {f"prepare_base {model}"} | based(model)
 
 
+def sampled_otherwise(model):
+    return sampled(model) | timed(model)
+
+
 def sampled_by_prompts(model):
-    return sampled(model) | measured(model)
+    return sampled_otherwise(model) | measured(model)
 
 
 def prompted(model):
@@ -76,7 +84,7 @@ def base_trained(model):
 
 
 def guided_by_two(model):
-    return sampled(model, ["cfg"])
+    return sampled(model, ["cfg"]) | timed(model)
 
 
 def of_the_other_family(model):
@@ -84,7 +92,7 @@ def of_the_other_family(model):
 
 
 def at_another_scale(model):
-    return sampled(model, ["agd", "cfg"])
+    return sampled(model, ["agd", "cfg"]) | timed(model)
 
 
 def compared(model):
@@ -177,15 +185,15 @@ SETTINGS = {
     "sample.num_samples": (24, lambda model: sampled(model, chunks=["000008", "000016"])),
     "sample.chunk_size": (6, lambda model: sampled(model, chunks=["000000", "000006"])),
     "sample.guidance_scale": (2, at_another_scale),
-    "sample.class_labels": ("0-8", sampled),
+    "sample.class_labels": ("0-8", sampled_otherwise),
     "sample.unconditional": ("zeros", guided_by_two),
-    "sample.scheduler": ("euler", sampled),
-    "sample.num_inference_steps": (4, sampled),
+    "sample.scheduler": ("euler", sampled_otherwise),
+    "sample.num_inference_steps": (4, sampled_otherwise),
     "sample.guided_channels": (1, guided_by_two),
     "sample.guided_sigmas": ("0.5-5", guided_by_two),
     "sample.guided_share": (0.5, guided_by_two),
     "sample.cached_cross_attention": (True, guided_by_two),
-    "sample.dtype": ("bfloat16", sampled),
+    "sample.dtype": ("bfloat16", sampled_otherwise),
     "sample.batch_size": (3, nothing),
     "sample.columns": (3, nothing),
     "sample.device": ("auto", nothing),
@@ -202,6 +210,9 @@ SETTINGS = {
     "measure_fidelity.dtype": ("bfloat16", measured),
     "measure_fidelity.batch_size": (1, nothing),
     "measure_fidelity.device": ("auto", nothing),
+    "measure_speed.rounds": (2, timed),
+    "measure_speed.batch_size": (3, timed),
+    "measure_speed.device": ("auto", nothing),
     "calculate_metrics.neighbours": (2, metrics),
     "calculate_metrics.clip_model": ("", metrics),
     "calculate_metrics.batch_size": (9, nothing),
@@ -226,7 +237,8 @@ NEEDS = {"train.encoder": {"kind": "offset", "embedding": False}}
 ANOTHER_SEED = {
     job.replace("seed0", "seed1")
     for model in MODELS
-    for job in based(model)  # the base, the prompts and the reference don't depend on the study's seed
+    for job in based(model)
+    - {f"measure_speed {model} seed0 agd"}  # the base, the prompts, the reference and the speed are of all seeds
 }
 
 
@@ -277,6 +289,7 @@ STAGE_VERSIONS = {
     "train": trained("tiny") | trained("text"),
     "sample": sampled("tiny") | sampled("text"),
     "measure_fidelity": measured("tiny") | measured("text"),
+    "measure_speed": timed("tiny") | timed("text"),
     "draw_curve": set(),
     **{
         stage: set() for stage in ("tabulate_runs", "draw_runs", "draw_grid", "index_tables")
@@ -301,7 +314,7 @@ FILES = {
     r"results/(\w+)/reference.npz": metrics,
     r"results/(\w+)/seed0/trajectories/.*": trained,
     r"results/(\w+)/seed0/adapters/agd/(?:adapter.safetensors|config.json)": adapted,
-    r"results/(\w+)/seed0/fidelity/agd.json": tabulated,
+    r"results/(\w+)/seed0/(?:fidelity|speed)/agd.json": tabulated,
     r"results/(\w+)/seed0/adapters/agd/training.csv": tabulated,
     r"results/(\w+)/seed0/samples/(\w+)/.*": lambda model, method: metrics(model, [method]),
     r"results/(\w+)/seed0/metrics/.*": tabulated,

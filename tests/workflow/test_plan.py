@@ -42,6 +42,7 @@ def job(command: str, **fields) -> plan.Job:
             "measure_fidelity --guidance cfg --guided-share 0.5 --guidance-scales 2 --num-trajectories 3 --num-inference-steps 4",
             72,
         ),
+        ("measure_speed --rounds 5 --batch-size 4 --num-inference-steps 8", 1024),
         ("calculate_metrics --device cpu", 0),
     ],
 )
