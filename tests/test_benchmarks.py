@@ -70,6 +70,24 @@ def test_time_of_one_pass():
     assert all(0 < r["lowest"] <= r["median"] <= r["highest"] for r in found["ratios"].values())
 
 
+def test_what_agd_adds_to_the_models_own_work(tmp_path):
+    few = ("--rounds", 1, "--number", 6, "--steps", 2, "--output-dir", tmp_path)
+    printed("overhead", *few, "--models", "digits-sdxl", "--shapes")
+    record = json.loads((tmp_path / "overhead.json").read_text())
+    found = record["figures"]["digits-sdxl"]
+    assert found["trajectories_over_denoiser"]["median"] > 1
+    assert found["step_over_plain_passes"]["median"] > 1
+    assert 0 < found["share_waiting_for_data"]["median"] < 1
+    assert record["machine"]["cores"] >= 1
+
+
+def test_a_study_of_many_chunks_is_planned_and_found_finished(tmp_path):
+    printed("dag", "--chunks", 3, "--rounds", 1, "--output-dir", tmp_path)
+    (found,) = json.loads((tmp_path / "dag.json").read_text())["figures"]
+    assert found["chunks"] == 3
+    assert found["dry_run"]["median"] > 0 < found["finished"]["median"]
+
+
 @pytest.mark.parametrize("model", ["sdxl", "sd21", "dit"])
 def test_bases_of_full_size_are_pipelines(model, tmp_path):
     printed("full_size", model, tmp_path, "--small", "--device", "cpu")

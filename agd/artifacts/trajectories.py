@@ -14,13 +14,13 @@ The group's attributes hold the provenance. See docs/artifacts.md.
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore, ZipStore
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore, ZipStore
 
-from agd.artifacts.files import folder_aside
 from agd.artifacts.zips import open_zip, write_zip
 from agd.runtime.errors import UserError
 
@@ -55,24 +55,24 @@ def write(path: str | Path, shard: Shard) -> None:
         )
     n, steps = shard.pairs.shape[:2]
     per_chunk = max(1, min(steps, _CHUNK_BYTES // shard.pairs[0, 0].nbytes))
-    with folder_aside(path) as folder:
-        store = LocalStore(folder)
-        group = zarr.open_group(store, mode="w", attributes={"trajectories": n, "provenance": shard.provenance})
-        chunks = (1, per_chunk, *shard.pairs.shape[2:])
-        # Compression saves only a few per cent on half-precision latents, and costs more than that.
-        array = group.create_array(
-            "pairs",
-            shape=shard.pairs.shape,
-            chunks=chunks,
-            dtype=shard.pairs.dtype,
-            fill_value=np.nan,
-            compressors=None,
-        )
-        array[:] = shard.pairs
-        for name, values in _columns(shard).items():
-            group.create_array(name, data=values, chunks=values.shape, compressors=None)
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        write_zip(path, ((str(file.relative_to(folder)), file.read_bytes()) for file in files))
+    files: dict[str, Buffer] = {}
+    group = zarr.open_group(
+        MemoryStore(files), mode="w", attributes={"trajectories": n, "provenance": shard.provenance}
+    )
+    chunks = (1, per_chunk, *shard.pairs.shape[2:])
+    # Compression saves only a few per cent on half-precision latents, and costs more than that.
+    array = group.create_array(
+        "pairs",
+        shape=shard.pairs.shape,
+        chunks=chunks,
+        dtype=shard.pairs.dtype,
+        fill_value=np.nan,
+        compressors=None,
+    )
+    array[:] = shard.pairs
+    for name, values in _columns(shard).items():
+        group.create_array(name, data=values, chunks=values.shape, compressors=None)
+    write_zip(path, ((name, files[name].to_bytes()) for name in sorted(files, key=PurePosixPath)))
 
 
 def _columns(shard: Shard) -> dict[str, np.ndarray]:
