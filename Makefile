@@ -5,7 +5,7 @@ CORES ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo tables test test-long lint
+.PHONY: demo tables test test-long bench bench-gpu lint
 
 demo: export PYTHONPATH := plugins$(if $(PYTHONPATH),:$(PYTHONPATH))
 demo: .venv/installed
@@ -15,9 +15,10 @@ demo: .venv/installed
 	@cat results/digits-dit/fid.txt
 	@echo "Pictures: results/digits-dit/samples.png results/digits-dit/fidelity.png results/digits-dit/training.png"
 
-# A training of small models is faster with one thread, beside another one, than with two.
+# A training of small models is faster with one thread, beside another one, than with two. For every job that has ended, Snakemake 9
+# looks at all waiting ones once per timespan, which is a second by default: after 140 jobs that took 36 % of a core.
 tables: .venv/installed
-	snakemake --cores $(CORES) --set-threads train=1 --keep-going results/tables/digits/all
+	snakemake --cores $(CORES) --set-threads train=1 --keep-going --max-jobs-per-timespan 6000/60s results/tables/digits/all
 
 # A process per core, of one thread; a file's tests stay together, for they share what they have made.
 test: export OMP_NUM_THREADS = 1
@@ -29,6 +30,21 @@ test-long: .venv/installed
 
 # Idle threads that spin would take the cores from the other processes that tests start.
 test test-long: export OMP_WAIT_POLICY = PASSIVE
+
+# Half an hour on two idle cores. The jobs are those of `make demo`.
+bench bench-gpu: export PYTHONPATH := .$(if $(PYTHONPATH),:$(PYTHONPATH))
+bench: .venv/installed
+	python -m benchmarks.adapter_cost
+	python -m benchmarks.one_pass --shapes thin --device cpu --batch-sizes 1
+	python -m benchmarks.overhead
+	python -m benchmarks.dag
+	snakemake --cores $(CORES) results/digits-dit/fid.json
+	python -m benchmarks.jobs --results results --models digits-dit
+	python docs/draw_performance.py
+
+bench-gpu: .venv/installed
+	python -m benchmarks.one_pass --device cuda
+	python docs/draw_performance.py
 
 lint: .venv/installed
 	ruff check .

@@ -2,11 +2,14 @@
 
 Builds the denoisers from their shapes on PyTorch's meta device: no weights, no memory, no time. For one pass of one
 sample: parameters and floating-point operations (those of matrix products and convolutions) as shares of the base's, and
-the number of operators that are called in addition (each about a GPU kernel, views not counted). Prints Markdown.
+the number of operators that are called in addition (each about a GPU kernel, views not counted). "Merged" is what `sample`
+does with a lora. "Training" is the operations of a step, forward and backward, over those of the plain passes through the
+frozen base. Prints Markdown, and writes benchmarks/results/adapter_cost.json.
 """
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
@@ -17,6 +20,7 @@ from agd.adapters.attaching import attach, detach, size
 from agd.adapters.config import AdapterConfig
 from agd.dit.anatomy import ANATOMY as DIT
 from agd.sd.anatomy import ANATOMY as UNET
+from benchmarks import record
 from benchmarks.sdxl_memory import SDXL, SMALL
 
 # Shapes of stabilityai/stable-diffusion-2-1/unet/config.json and of facebook/DiT-XL-2-256/transformer/config.json.
@@ -101,30 +105,73 @@ def count(run: Callable) -> tuple[int, int]:
     return flops.get_total_flops(), operators.number
 
 
-def added(base: tuple[int, int], adapters, run: Callable) -> str:
+def count_training(run: Callable, arguments: dict) -> int:
+    """Return the floating-point operations of a forward and a backward pass, down to the input."""
+    latents = next(iter(arguments.values()))
+    with FlopCounterMode(display=False) as flops:
+        run(latents.detach().requires_grad_()).sample.float().sum().backward()
+    return flops.get_total_flops()
+
+
+def added(base: tuple[int, int], adapters, run: Callable) -> tuple[float, int]:
     """Return the share of operations and the number of operators that these adapters add."""
     with adapters.scale(torch.full((1,), 5.0, device="meta")):
         flops, operators = count(run)
-    return f"{flops / base[0] - 1:.2%} | {operators - base[1]}"
+    return flops / base[0] - 1, operators - base[1]
 
 
-def row(model, base: tuple[int, int], run: Callable, anatomy, config: AdapterConfig) -> str:
-    """Return the figures of an adapter of this kind as cells of a table. base: what the base's pass counts."""
+def row(model, base: tuple[int, int], plain: int, arguments: dict, anatomy, config: AdapterConfig) -> dict:
+    """Return the figures of an adapter of this kind. base: what the base's pass counts; plain: operations of its training."""
+
+    def run(latents=None):
+        first = {} if latents is None else {next(iter(arguments)): latents}
+        return model(**arguments | first)
+
     adapters = attach(model, config, anatomy).to("meta")
-    called, merged = added(base, adapters, run), "- | -"
+    operations, operators = added(base, adapters, run)
+    with adapters.scale(torch.full((1,), 5.0, device="meta")):
+        training = count_training(run, arguments) / plain - 1
+    merged = (None, None)
     if config.kind == "lora":  # merged for one guidance scale, its layers are not called
         for handle in adapters.layer_handles:
             handle.remove()
         merged = added(base, adapters, run)
     counted = size(model)
     detach(model)
-    return f"{counted['parameters'] / 1e6:.1f} M | {counted['fraction_of_base']:.2%} | {called} | {merged}"
+    return {
+        "parameters": counted["parameters"],
+        "of the base": counted["fraction_of_base"],
+        "operations": operations,
+        "operators": operators,
+        "operations, merged": merged[0],
+        "operators, merged": merged[1],
+        "operations, training": training,
+    }
+
+
+def cells(figures: dict) -> str:
+    """Return the figures as cells of a table."""
+    shown = []
+    for name, value in figures.items():
+        share = "operations" in name or "of the" in name
+        text = (
+            "-"
+            if value is None
+            else f"{value:.2%}"
+            if share
+            else f"{value / 1e6:.1f} M"
+            if name == "parameters"
+            else value
+        )
+        shown.append(str(text))
+    return " | ".join(shown)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small models of the same kinds")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--output-dir", type=Path, default=record.RESULTS)
     asked = parser.parse_args()
     small = asked.small
     models = {
@@ -135,19 +182,23 @@ def main() -> None:
         ),
         "DiT-XL/2": lambda: (*dit(DIT_XL | (dict(num_layers=2) if small else {})), DIT),
     }
-    print(
-        "| model | kind | parameters | of the base | operations | operators | operations, merged | operators, merged |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    found = []
     for name in asked.models:
         model, arguments, anatomy = models[name]()
+        model.requires_grad_(False)
 
-        def run():
-            return model(**arguments)  # noqa: B023, called within the loop's turn
+        def plain(latents=None):
+            first = {} if latents is None else {next(iter(arguments)): latents}  # noqa: B023, called within the loop's turn
+            return model(**arguments | first)  # noqa: B023
 
-        base = count(run)
+        base, training = count(plain), count_training(plain, arguments)
         for kind, chosen in KINDS.items():
-            print(f"| {name} | {kind} | {row(model, base, run, anatomy, AdapterConfig(**chosen))} |")
+            figures = row(model, base, training, arguments, anatomy, AdapterConfig(**chosen))
+            if not found:
+                print(f"| model | kind | {' | '.join(figures)} |\n|{'---|' * (len(figures) + 2)}")
+            print(f"| {name} | {kind} | {cells(figures)} |", flush=True)
+            found.append({"model": name, "kind": kind, "operators of the base": base[1], **figures})
+    record.write("adapter_cost", "python -m benchmarks.adapter_cost", found, folder=asked.output_dir, say=False)
 
 
 if __name__ == "__main__":

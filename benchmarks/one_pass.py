@@ -1,9 +1,10 @@
 """Times one adapted pass against one plain pass and against guidance: `python -m benchmarks.one_pass`.
 
-Full-size denoisers with random weights, whose values don't affect the time, in bfloat16. The plain pass, guidance (one
+Full-size denoisers with random weights, whose values don't affect the time, in bfloat16. `--shapes thin` keeps their depth, and
+makes all else small: what is left is the time in which Python and PyTorch call the operators. The plain pass, guidance (one
 pass of twice the batch, as pipelines do) and each kind of adapter take turns in one process, for several rounds. Every
 figure is a ratio to the plain pass of the same round: the median, the lowest and the highest. Prints a line of JSON for
-each model and batch size.
+each model and batch size, and writes benchmarks/results/one_pass-{shapes}-{device}.json.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import functools
 import json
 import statistics
 import time
+from pathlib import Path
 
 import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel
@@ -20,14 +22,31 @@ from agd.adapters.attaching import attach, detach
 from agd.adapters.config import AdapterConfig
 from agd.dit.anatomy import ANATOMY as DIT
 from agd.sd.anatomy import ANATOMY as UNET
+from benchmarks import record
 from benchmarks.adapter_cost import DIT_XL, KINDS, SD21, dit_arguments, unet_arguments
 from benchmarks.sdxl_memory import SDXL, SMALL
 
+THIN_SDXL = dict(sample_size=16, block_out_channels=(32, 32, 64), attention_head_dim=(2, 2, 4), cross_attention_dim=32)
+THIN_SD21 = dict(sample_size=16, block_out_channels=(32, 32, 64, 64), attention_head_dim=4, cross_attention_dim=32)
 MODELS = {
-    "SDXL": (UNet2DConditionModel, SDXL, SMALL, unet_arguments, UNET),
-    "SD 2.1": (UNet2DConditionModel, SD21, SD21 | dict(sample_size=16, block_out_channels=(32,) * 4), unet_arguments, UNET),
-    "DiT-XL/2": (DiTTransformer2DModel, DIT_XL, DIT_XL | dict(num_layers=2), dit_arguments, DIT),
-}  # fmt: skip
+    "SDXL": (UNet2DConditionModel, {"full": SDXL, "small": SMALL, "thin": SDXL | THIN_SDXL}, unet_arguments, UNET),
+    "SD 2.1": (
+        UNet2DConditionModel,
+        {"full": SD21, "small": SD21 | dict(sample_size=16, block_out_channels=(32,) * 4), "thin": SD21 | THIN_SD21},
+        unet_arguments,
+        UNET,
+    ),
+    "DiT-XL/2": (
+        DiTTransformer2DModel,
+        {
+            "full": DIT_XL,
+            "small": DIT_XL | dict(num_layers=2),
+            "thin": DIT_XL | dict(sample_size=8, attention_head_dim=4),
+        },
+        dit_arguments,
+        DIT,
+    ),
+}
 
 
 def options() -> argparse.Namespace:
@@ -38,7 +57,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--passes", type=int, default=5, help="timed together in a round")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--small", action="store_true", help="small models of the same kinds")
+    parser.add_argument("--shapes", choices=["full", "thin", "small"], default="full", help="of the models")
+    parser.add_argument("--output-dir", type=Path, default=record.RESULTS)
     return parser.parse_args()
 
 
@@ -96,10 +116,10 @@ def measure(model, arguments, twice, anatomy, asked: argparse.Namespace) -> dict
 
 @torch.no_grad()
 def main() -> None:
-    asked = options()
+    asked, records = options(), []
     for name in asked.models:
-        kind, large, small, make_arguments, anatomy = MODELS[name]
-        shapes = small if asked.small else large
+        kind, by_size, make_arguments, anatomy = MODELS[name]
+        shapes = by_size[asked.shapes]
         torch.manual_seed(0)
         torch.set_default_dtype(torch.bfloat16)
         with torch.device(asked.device):
@@ -116,7 +136,11 @@ def main() -> None:
                 **measure(model, arguments, twice, anatomy, asked),
             }
             print(json.dumps(found), flush=True)
+            records.append(found)
         del model
+    device = "gpu" if asked.device.startswith("cuda") else "cpu"
+    command = f"python -m benchmarks.one_pass --shapes {asked.shapes} --device {asked.device}"
+    record.write(f"one_pass-{asked.shapes}-{device}", command, records, device, asked.output_dir, say=False)
 
 
 if __name__ == "__main__":

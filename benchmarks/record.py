@@ -30,9 +30,12 @@ def machine(device: str = "cpu") -> dict:
     return {**found, "python": platform.python_version(), **versions}
 
 
-def write(name: str, command: str, figures: dict | list, device: str = "cpu", folder: Path = RESULTS) -> None:
-    """Write a record. command: what was typed."""
+def write(
+    name: str, command: str, figures: dict | list, device: str = "cpu", folder: Path = RESULTS, say: bool = True
+) -> None:
+    """Write a record. command: what was typed. say: whether to print the figures too."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {"command": command, "machine": machine(device), "figures": figures}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(figures))
+    if say:
+        print(json.dumps(figures))

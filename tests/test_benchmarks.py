@@ -48,26 +48,28 @@ def test_stock_pipelines_pay_one_pass(tmp_path):
     assert found["equal_after_unload"] is True
 
 
-def test_cost_of_each_kind():
-    rows = [
-        line.strip("| ").split(" | ") for line in printed("adapter_cost", "--small", "--models", "SDXL", "DiT-XL/2")[2:]
-    ]
+def test_cost_of_each_kind(tmp_path):
+    words = ("--small", "--models", "SDXL", "DiT-XL/2", "--output-dir", tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in printed("adapter_cost", *words)[2:]]
     by_kind = {kind: cells for model, kind, *cells in rows if model == "SDXL"}
     assert len(rows) == 2 * len(by_kind)
     share = {kind: float(cells[2].rstrip("%")) for kind, cells in by_kind.items()}
     operators = {kind: int(cells[3]) for kind, cells in by_kind.items()}
     assert share["embedding"] < share["lora 16"] < share["lora 64 and embedding"]
     assert operators["embedding"] < operators["cross_attention"] < operators["published, cross_attention"]
-    assert by_kind["cross_attention"][4:] == ["-", "-"]
-    assert by_kind["lora 16"][4:] == ["0.00%", "4"]  # w as a tensor and its gain
+    assert by_kind["cross_attention"][4:6] == ["-", "-"]
+    assert by_kind["lora 16"][4:6] == ["0.00%", "4"]  # w as a tensor and its gain
+    assert all(float(cells[6].rstrip("%")) > share[kind] for kind, cells in by_kind.items())  # going back costs more
     assert int(by_kind["lora 16 and embedding"][5]) == operators["embedding"]
 
 
-def test_time_of_one_pass():
-    words = ("--small", "--models", "DiT-XL/2", "--batch-sizes", 1, "--rounds", 2, "--passes", 1)
+def test_time_of_one_pass(tmp_path):
+    words = ("--models", "DiT-XL/2", "--batch-sizes", 1, "--rounds", 2, "--passes", 1, "--output-dir", tmp_path)
+    words += ("--shapes", "small", "--device", "cpu")
     found = run("one_pass", *words, "--kinds", "lora 16 and embedding", "lora 16 and embedding, merged")
     assert list(found["ratios"]) == ["guidance", "lora 16 and embedding", "lora 16 and embedding, merged"]
     assert all(0 < r["lowest"] <= r["median"] <= r["highest"] for r in found["ratios"].values())
+    assert json.loads((tmp_path / "one_pass-small-cpu.json").read_text())["figures"] == [found]
 
 
 def test_what_agd_adds_to_the_models_own_work(tmp_path):
