@@ -37,7 +37,7 @@ def table(record: dict, name: str) -> str:
         speed, settled = rows[name]["speedup_over_cfg"], record["speed"]
         lines.append(
             f"speed: how many times as fast as cfg, in turn in one process; {name} {speed['lowest']:.2f} to {speed['highest']:.2f} "
-            f"in {settled['rounds']} rounds of {settled['images']} images"
+            f"in {settled['rounds']} round{'s' * (settled['rounds'] > 1)} of {settled['images']} images"
         )
     if record["fidelity"]:
         lines += ["", *fidelity_lines(record["fidelity"], name)]

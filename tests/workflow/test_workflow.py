@@ -36,7 +36,9 @@ def test_gives_the_comparison_and_its_pictures(finished):
             assert min(picture.size) > 100
     table = (finished / "results/tiny/fid.txt").read_text()
     assert "agd: 3 evaluations per image, cfg 6; " in table
-    assert " as fast" not in table
+    timed = json.loads((finished / "results/tiny/seed0/speed/agd.json").read_text())["methods"]["adapter"]
+    assert record["methods"]["agd"]["speedup_over_cfg"] == timed["speedup_over_cfg"]
+    assert f"agd {timed['speedup_over_cfg']['lowest']:.2f} to" in table
     assert not [file for file in finished.rglob("*.part")]
 
 
