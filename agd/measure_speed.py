@@ -13,6 +13,7 @@ import torch
 
 from agd.adapters import saving
 from agd.adapters.attaching import detach
+from agd.artifacts.files import can_write
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import write_sealed
 from agd.diffusion import base_models, schedulers
@@ -93,6 +94,7 @@ def run(files, settings: Settings, model_class) -> None:
     """Write one JSON file: for none, cfg, cfg in half the steps and the adapter, what `compare` says."""
     if files.dir is None:
         raise UserError("--dir: missing; give the folder of a trained adapter")
+    output = can_write(files.output or f"{files.dir}/speed.json")
     description = saving.read_description(files.dir)
     base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     device = devices.device(settings.device)
@@ -124,7 +126,7 @@ def run(files, settings: Settings, model_class) -> None:
         seed=files.seed,
     )
     found = {"images": number, "rounds": settings.rounds, "merged": race.merged, "methods": compare(seconds, number)}
-    write_sealed(files.output or f"{files.dir}/speed.json", {**found, "provenance": made})
+    write_sealed(output, {**found, "provenance": made})
 
 
 main = entry_point(STAGE)

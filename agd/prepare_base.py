@@ -20,6 +20,7 @@ from agd.settings.versions import VERSIONS
 
 STAGE = "prepare_base"
 _SHA256 = 64  # hexadecimal digits
+_PARTS = ("transformer", "unet", "vae", "text_encoder", "text_encoder_2")  # those with weights that a family opens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +49,24 @@ def with_safe_weights(snapshot: Path) -> Path:
     pickles = base_models.pickles(snapshot)
     for file in pickles:
         checked_sum(file)
-    folder = safe_weights.convert(snapshot)
-    print(
-        f"{STAGE}: {', '.join(str(file.relative_to(snapshot)) for file in pickles)}: pickles, now safetensors in {folder}"
-    )
+    folder = safe_weights.converted(snapshot)
+    names = ", ".join(str(file.relative_to(snapshot)) for file in pickles)
+    print(f"{STAGE}: {names}: pickles, now safetensors in {folder}")
     return folder
+
+
+def check_parts(folder: Path) -> None:
+    """Raise UserError, naming the part, if weights that are read are missing."""
+    for name in _PARTS:
+        part = folder / name
+        if not part.is_dir():
+            continue
+        plain = [file for file in part.glob("*.safetensors") if "." not in file.stem]
+        if base_models.revision(folder) and not plain:  # in a folder of the user's, the next line says how to convert
+            raise UserError(
+                f"{part}: holds no weights that are read (*.safetensors with no variant in the name); give another model"
+            )
+        base_models.check_weights(part, of=folder)
 
 
 def _git_sum(file: Path) -> str:
@@ -66,7 +80,9 @@ def run(files, settings: Settings) -> None:
     It names no date and no machine: the same base gives the same bytes.
     """
     folder = base_models.locate(files.base_model, pickled=True)
-    folder = with_safe_weights(folder) if base_models.pickles(folder) and base_models.revision(folder) else folder
+    if base_models.revision(folder) and base_models.pickles(folder):
+        folder = with_safe_weights(folder)
+    check_parts(folder)
     with progress_bar(base_models.files(folder), STAGE) as bar:
         sums = {str(Path(file).relative_to(folder)): checked_sum(Path(file)) for file in bar}
     made = {"stage": STAGE, "stage_version": VERSIONS[STAGE]}

@@ -198,7 +198,7 @@ def main() -> None:
                 print(f"| model | kind | {' | '.join(figures)} |\n|{'---|' * (len(figures) + 2)}")
             print(f"| {name} | {kind} | {cells(figures)} |", flush=True)
             found.append({"model": name, "kind": kind, "operators of the base": base[1], **figures})
-    record.write("adapter_cost", "python -m benchmarks.adapter_cost", found, folder=asked.output_dir, say=False)
+    record.write("adapter_cost", found, folder=asked.output_dir, say=False)
 
 
 if __name__ == "__main__":

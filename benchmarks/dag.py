@@ -25,8 +25,8 @@ NOTHING = "Nothing to be done"
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chunks", nargs="+", type=int, default=[10, 100, 1000, 10000])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chunks", nargs="+", type=record.positive, default=[10, 100, 1000, 10000])
+    parser.add_argument("--rounds", type=record.positive, default=3)
     parser.add_argument("--output-dir", type=Path, default=record.RESULTS)
     return parser.parse_args()
 
@@ -88,7 +88,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found.append(measure(Path(folder), chunks, asked.rounds))
         print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    record.write("dag", "python -m benchmarks.dag", found, folder=asked.output_dir)
+    record.write("dag", found, folder=asked.output_dir)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ each model, and writes benchmarks/results/jobs.json.
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 
-from agd.runtime.errors import UserError
 from benchmarks import record
 
 COLUMNS = ("jobs", "seconds", "longest", "CPU seconds", "memory (GB)", "GPU memory (GB)")
@@ -42,15 +42,15 @@ def number(text: str) -> float:
 
 
 def figures(results: Path, model: str) -> dict[str, dict]:
-    """Return stage -> its figures, by the name of their column. Raises UserError if no job has run."""
+    """Return stage -> its figures, by the name of their column. Ends the program if no job has run."""
     found = {}
     for stage, rows in jobs_of(results, model).items():
         seconds = [number(row["s"]) for row in rows]
         cpu, memory = ([number(row[name]) for row in rows] for name in ("cpu_time", "max_rss"))
         values = (len(rows), sum(seconds), max(seconds), sum(cpu), max(memory) / 1024, None)
         found[stage] = dict(zip(COLUMNS, values, strict=True))
-    if not found:
-        raise UserError(f"{results}/benchmarks: holds no jobs of {model}; give the folder of its results")
+    if not any((results / "benchmarks" / stage).is_dir() for stage in found):
+        sys.exit(f"{results}/benchmarks: holds no jobs of {model}; give the folder of its results")
     costs = [json.loads(file.read_text()) for file in (results / model).glob("seed*/adapters/*/cost.json")]
     if peaks := [cost["peak_gpu_bytes"] / 1e9 for cost in costs if cost.get("peak_gpu_bytes")]:
         found["train"]["GPU memory (GB)"] = max(peaks)
@@ -71,8 +71,7 @@ def main() -> None:
     found = {model: figures(asked.results, model) for model in asked.models}
     for model, rows in found.items():
         print(f"{model}\n\n{table(rows)}\n")
-    words = f"--results {asked.results} --models {' '.join(asked.models)}"
-    record.write("jobs", f"python -m benchmarks.jobs {words}", found, folder=asked.output_dir, say=False)
+    record.write("jobs", found, folder=asked.output_dir, say=False)
 
 
 if __name__ == "__main__":

@@ -139,8 +139,7 @@ def main() -> None:
             records.append(found)
         del model
     device = "gpu" if asked.device.startswith("cuda") else "cpu"
-    command = f"python -m benchmarks.one_pass --shapes {asked.shapes} --device {asked.device}"
-    record.write(f"one_pass-{asked.shapes}-{device}", command, records, device, asked.output_dir, say=False)
+    record.write(f"one_pass-{asked.shapes}-{device}", records, device, asked.output_dir, say=False)
 
 
 if __name__ == "__main__":

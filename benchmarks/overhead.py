@@ -41,9 +41,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--number", type=int, default=250, help="trajectories of a round")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of a round")
+    parser.add_argument("--rounds", type=record.positive, default=5)
+    parser.add_argument("--number", type=record.positive, default=250, help="trajectories of a round")
+    parser.add_argument("--steps", type=record.positive, default=20, help="training steps of a round")
     parser.add_argument("--output-dir", type=Path, default=record.RESULTS)
     return parser.parse_args()
 
@@ -169,7 +169,7 @@ def main() -> None:
     for kind in asked.shapes:
         with tempfile.TemporaryDirectory() as place:
             found[kind] = loaded(kind, asked.rounds, Path(place))
-    record.write("overhead", "python -m benchmarks.overhead", found, folder=asked.output_dir)
+    record.write("overhead", found, folder=asked.output_dir)
 
 
 if __name__ == "__main__":

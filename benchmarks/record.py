@@ -5,10 +5,18 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def positive(text: str) -> int:
+    """Read an option that must be 1 or more."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -30,11 +38,12 @@ def machine(device: str = "cpu") -> dict:
     return {**found, "python": platform.python_version(), **versions}
 
 
-def write(
-    name: str, command: str, figures: dict | list, device: str = "cpu", folder: Path = RESULTS, say: bool = True
-) -> None:
-    """Write a record. command: what was typed. say: whether to print the figures too."""
+def write(name: str, figures: dict | list, device: str = "cpu", folder: Path = RESULTS, say: bool = True) -> None:
+    """Write a record, with what was typed. say: whether to print the figures too."""
     folder.mkdir(parents=True, exist_ok=True)
+    module = Path(sys.argv[0]).stem
+    words = [word for word in sys.argv[1:] if word != "--output-dir" and word != str(folder)]
+    command = " ".join([f"python -m benchmarks.{module}", *words])
     record = {"command": command, "machine": machine(device), "figures": figures}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     if say:

@@ -92,7 +92,14 @@ class Scores:
             raise UserError(f"{path}: measures samples of {said}, unlike its path; delete it and run again")
         self._check_guidance(path, run, chosen)
         shared = {name: record[name] for name in ("features", "reference", "num_samples")}
-        for name, value in {**shared, "the base model": made["base"]["fingerprint"]}.items():
+        own = {
+            "the base model": made["base"]["fingerprint"],
+            "the reference's checksum": record["provenance"].get("reference"),
+            "the extractor's checksum": record["provenance"].get("weights"),
+            **{name: record["provenance"]["settings"].get(name) for name in ("neighbours", "clip_model")},
+            **{f"{name} of the samples": chosen.get(name) for name in ("dtype", "scheduler")},
+        }
+        for name, value in {**shared, **own}.items():
             self.table.agree(path, run.model, name, value)
         self.shared[run.model] = shared
         self._add_adapter(path, run, seed, made.get("adapter"))

@@ -99,10 +99,9 @@ def caption(record: dict) -> str:
     scales, steps = {row["w"] for row in rows if row["method"] != "none"}, {row["steps"] for row in rows}
     said += [f"w = {scales.pop():g}."] if len(scales) == 1 else []
     said += [f"{steps.pop()} steps."] if len(steps) == 1 and is_sampled(record) else []
-    for counted in sorted({one["num_samples"] for one in record["shared"].values()}):
-        said.append(f"{counted} images of each run and seed.")
+    said += by_model(record["shared"], lambda one: f"{one['num_samples']} images of each run and seed")
     if {"fid", "sfid"} & set(record["definition"]["columns"]):
-        said += [distance(one) for one in {str(one): one for one in record["shared"].values()}.values()]
+        said += by_model(record["shared"], distance)
     if any(COLUMNS[name].source == "fidelity" for row in rows for name in row["best"]):
         said.append(
             "Bold: the best of a model at equal evaluations, or of fidelity at equal w, and what is within one standard deviation of it."
@@ -113,16 +112,26 @@ def caption(record: dict) -> str:
     return " ".join([*said, f"Stage versions: {versions}."])
 
 
+def by_model(shared: dict[str, dict], say: Callable[[dict], str]) -> list[str]:
+    """Return a sentence about what models share; where they differ, one for each of the groups, which names its models."""
+    found: dict[str, list[str]] = {}
+    for model, one in shared.items():
+        found.setdefault(say(one), []).append(model)
+    if len(found) == 1:
+        return [f"{next(iter(found))}."]
+    return [f"{words} ({', '.join(models)})." for words, models in found.items()]
+
+
 def distance(shared: dict) -> str:
-    """Return a sentence about the distance: only that of Inception's features is FID in the literature's sense."""
+    """Return words about the distance: only that of Inception's features is FID in the literature's sense."""
     assumed = ", of a reference whose extractor is assumed" if "extractor" in shared["reference"] else ""
     name = DISTANCES.get(shared["features"], f"the Fréchet distance of {shared['features']}")
-    return f"The distance is {name}{assumed}."
+    return f"The distance is {name}{assumed}"
 
 
 def escape_tex(text: str) -> str:
     """Return text as LaTeX shows it."""
-    return "".join(_TEX.get(sign, sign) for sign in text)
+    return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
 def escape_markdown(text: str) -> str:
@@ -156,7 +165,8 @@ def latex(record: dict) -> str:
         columns=[escape_tex(name) for name in headings(record)],
     )
     own = len(keys(record["rows"], is_sampled(record)))
-    below = " ".join([caption(record), record["definition"].get("note", "")]).strip()
+    # In one paragraph: LaTeX takes no other in a caption.
+    below = " ".join([caption(record), *record["definition"].get("note", "").split()])
     places = {"column_format": "l" * own + "r" * (len(frame.columns) - own), "position": "ht"}
     label = f"tab:{record['study']}-{record['table']}"
     return frame.to_latex(index=False, escape=False, caption=escape_tex(below), label=label, **places)

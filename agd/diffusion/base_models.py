@@ -26,7 +26,7 @@ def locate(name: str, key: str = "--base-model", download: bool = True, pickled:
 
     name: a folder, or a hub id, with a revision after an @ or without. key: the user's setting, named in errors.
     download=False only checks that the model is available; the returned folder is then not usable. pickled: whether
-    weights on the hub may be pickles, for the caller converts them.
+    weights on the hub may be pickles, for the caller converts them. Otherwise, a snapshot that was converted is returned so.
 
     Raises UserError if the model is not available.
     """
@@ -51,7 +51,8 @@ def locate(name: str, key: str = "--base-model", download: bool = True, pickled:
         from diffusers import DiffusionPipeline  # knows which files of a repository a pipeline needs
 
         found = Path(DiffusionPipeline.download(repository, revision=revision))
-    return converted_folder(found) if (converted_folder(found) / INDEX).is_file() else found
+    made = converted_folder(found)
+    return made if (made / INDEX).is_file() and not pickled else found
 
 
 def converted_folder(snapshot: Path) -> Path:
@@ -166,6 +167,8 @@ def check_weights(folder: Path, key: str | None = None, of: Path | None = None) 
         parts = set(map(str, read_json(file).get("weight_map", {}).values()))
         if odd := sorted(name for name in parts if Path(name).name != name or Path(name).suffix != _SAFE):
             raise UserError(f"{where}{file}: names {odd[0]}, which is no {_SAFE} file beside it; fetch the model again")
+        if missing := sorted(parts - set(names)):
+            raise UserError(f"{where}{file}: names {missing[0]}, which is not there; fetch the model again")
     described = folder / "config.json"
     if described.is_file() and "transformers_weights" in read_json(described):
         raise UserError(f"{where}{described}: names weights of its own (transformers_weights); take that out")

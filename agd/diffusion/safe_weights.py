@@ -8,19 +8,36 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from agd.artifacts.files import folder_aside
-from agd.artifacts.sealed_json import read_json
+from agd.artifacts.files import folder_aside, writing
+from agd.artifacts.sealed_json import RECORD, check_folder, checksums, read_json, write_sealed
 from agd.diffusion import base_models
-from agd.runtime.errors import UserError, errors_say, one_line
+from agd.runtime.errors import UserError, errors_say
 
 
-def convert(snapshot: Path) -> Path:
-    """Write a pipeline of the hub's cache once more, with safetensors in place of pickles. Returns the new folder.
+def converted(snapshot: Path) -> Path:
+    """Return the folder of a pipeline of the hub's cache with safetensors in place of pickles, which is made if it isn't
+    there whole.
 
-    Numbers and dtypes stay as they are; other files become links to the snapshot's. Raises UserError, naming the file, if a
-    pickle can't be read or holds anything but tensors.
+    Numbers and dtypes stay as they are; other files become links to the snapshot's. A record of checksums is beside them,
+    so that whoever opens the folder checks it. Raises UserError, naming the file, if a pickle can't be read or holds
+    anything but tensors.
     """
-    folder, pickles = base_models.converted_folder(snapshot), base_models.pickles(snapshot)
+    folder = base_models.converted_folder(snapshot)
+    if not _whole(folder):
+        _convert(snapshot, folder)
+    return folder
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        check_folder(folder)
+    except UserError:
+        return False
+    return (folder / RECORD).is_file() and (folder / base_models.INDEX).is_file()
+
+
+def _convert(snapshot: Path, folder: Path) -> None:
+    pickles = base_models.pickles(snapshot)
     with folder_aside(folder) as aside:
         whole = aside / "whole"
         for file in map(Path, base_models.files(snapshot)):
@@ -31,11 +48,14 @@ def convert(snapshot: Path) -> Path:
             elif file.suffix == ".json":
                 target.with_name(_safe_name(file.name)).write_text(json.dumps(_renamed(file)))
             else:
-                save_file(_tensors(file), target.with_name(_safe_name(file.name)), {"format": "pt"})
-        if not (folder / base_models.INDEX).is_file():  # nobody has made it meanwhile
-            shutil.rmtree(folder, ignore_errors=True)  # remains, of a snapshot that was deleted
+                with writing(target.with_name(_safe_name(file.name))) as part:
+                    save_file(_tensors(file), part, {"format": "pt"})
+        (whole / RECORD).unlink(missing_ok=True)  # a base's that was trained here
+        names = sorted(str(file.relative_to(whole)) for file in whole.rglob("*") if file.is_file())
+        write_sealed(whole / RECORD, {"files": checksums(whole, names)})
+        if not _whole(folder):  # nobody has made it meanwhile
+            shutil.rmtree(folder, ignore_errors=True)  # remains, or damaged
             whole.rename(folder)
-    return folder
 
 
 def _safe_name(name: str) -> str:
@@ -45,15 +65,21 @@ def _safe_name(name: str) -> str:
 
 def _renamed(index: Path) -> dict:
     found = read_json(index, "weight_map")
+    for name in map(str, found["weight_map"].values()):
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise UserError(f"{index}: names {name}, which is not beside it; fetch the model again")
     return found | {"weight_map": {key: _safe_name(str(name)) for key, name in found["weight_map"].items()}}
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:
     """Read a pickle of tensors, and nothing but tensors."""
-    with errors_say(
-        str(file), lambda error: f"{file}: not a pickle of tensors alone; it is not read ({one_line(error)})"
-    ):
+
+    def line(error: Exception) -> str:  # torch's own text says how to read it all the same
+        return f"{file}: damaged, or no pickle of tensors alone ({type(error).__name__}); it is not read"
+
+    with errors_say(str(file), line):
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        if not isinstance(found, dict) or not all(isinstance(values, torch.Tensor) for values in found.values()):
-            raise UserError(f"{file}: holds more than tensors; give a model with safetensors")
+        tensors = isinstance(found, dict) and all(isinstance(values, torch.Tensor) for values in found.values())
+        if not found or not tensors:
+            raise UserError(f"{file}: holds {'more than' if found else 'no'} tensors; give a model with safetensors")
     return {name: values.clone(memory_format=torch.contiguous_format) for name, values in found.items()}

@@ -45,6 +45,8 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
             yield lambda zips=zips: _check_samples(zips, found)
         elif folder.parents[1].name == "metrics":
             yield from (lambda path=path: _check_metrics(path, found) for path in here)
+        elif folder.name in ("fidelity", "speed"):
+            yield from (lambda path=path: _check_measured_adapter(path, found) for path in here)
         elif folder.parent.name == "tables":
             drawn = [path for path, record in here.items() if "rows" in record]
             yield from (lambda path=path: _check_table(path, found) for path in drawn)
@@ -206,6 +208,8 @@ def _check_speed(folder: Path, record: dict, found: Found) -> None:
 
 
 def _check_measured_adapter(path: Path, found: Found) -> None:
+    made, seed = found[path]["provenance"], path.parents[1].name
+    want(seed == f"seed{made['seed']}", path, f"measured for another seed than {seed}")
     adapter = found.get(path.parents[1] / "adapters" / path.stem / saving.CONFIG)
-    same = adapter is None or found[path]["provenance"]["adapter"] == adapter["provenance"]
+    same = adapter is None or made["adapter"] == adapter["provenance"]
     want(same, path, f"measured with another adapter than the one in adapters/{path.stem}")

@@ -345,6 +345,42 @@ def test_files_that_do_not_belong_into_one_table_are_named(written, place, chang
     assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("place", "change", "said"),
+    [
+        ("reference", "b" * 64, "the reference's checksum is"),
+        ("weights", "c" * 64, "the extractor's checksum is"),
+        ("settings", {"neighbours": 9}, "neighbours is 9"),
+    ],
+)
+def test_metrics_of_another_reference_or_extractor_are_named(written, place, change, said):
+    """Under the same names: what stands in them decides."""
+    assert said in refused(written, AGD, lambda record: record["provenance"].update({place: change}))
+
+
+def test_samples_of_another_precision_are_named(written):
+    def change(record):
+        record["provenance"]["samples"]["settings"]["dtype"] = "bfloat16"
+
+    assert "dtype of the samples is bfloat16" in refused(written, AGD, change)
+
+
+def test_models_that_differ_say_so_in_the_caption():
+    one = {"num_samples": 20, "features": "x", "reference": {}}
+    alike = table_text.by_model({"a": one, "b": dict(one)}, lambda shared: f"{shared['num_samples']} images")
+    assert alike == ["20 images."]
+    shared = {"a": one, "b": {**one, "num_samples": 30}, "c": one}
+    found = table_text.by_model(shared, lambda shared: f"{shared['num_samples']} images")
+    assert found == ["20 images (a, c).", "30 images (b)."]
+
+
+def test_a_note_of_several_paragraphs_is_one_in_latex(written):
+    tabulate(written, complete(note="One.\n\nTwo.\r"))
+    text = (written / "tables/small/main.tex").read_text()
+    assert "One. Two." in text
+    assert "\r" not in text
+
+
 def test_a_broken_or_missing_file_is_named(written, capsys):
     whole = (written / AGD).read_bytes()
     for damage, said in (

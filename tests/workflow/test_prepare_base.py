@@ -154,6 +154,60 @@ def test_pickles_on_the_hub_become_safetensors_once(base, revisions, classifier,
     assert images == read_images(plain / IMAGES)[0]
 
 
+def prepare(hub, home, folder) -> subprocess.CompletedProcess:
+    """Run the stage by itself."""
+    words = ["-m", "agd.prepare_base", "--base-model", NAME, "--output", folder / "base.json"]
+    environment = {**os.environ, **hub.environment(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def test_a_conversion_that_lost_or_changed_a_file_is_made_again(revisions, tmp_path):
+    with Hub(pickled(revisions[0])) as hub:
+        assert prepare(hub, tmp_path / "home", tmp_path).returncode == 0
+        first = (tmp_path / "base.json").read_bytes()
+        (folder,) = (tmp_path / "home").rglob("safetensors/*/vae")
+        weights = folder / "diffusion_pytorch_model.safetensors"
+        good, mode = weights.read_bytes(), weights.stat().st_mode & 0o777
+        assert mode == 0o666 & ~os.umask(os.umask(0o022))
+        for spoil in (weights.unlink, lambda: weights.write_bytes(good[:-1] + b"x")):
+            spoil()
+            done = prepare(hub, tmp_path / "home", tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert weights.read_bytes() == good
+            assert (tmp_path / "base.json").read_bytes() == first
+
+
+def only_a_variant(folder: Path) -> None:
+    (folder / "vae/diffusion_pytorch_model.bin").rename(folder / "vae/diffusion_pytorch_model.fp16.bin")
+
+
+def outside(folder: Path) -> None:
+    index = folder / "transformer/diffusion_pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "../../outside.bin"}}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (
+            lambda folder: (folder / "transformer/diffusion_pytorch_model-00002-of-00002.bin").unlink(),
+            "which is not beside it",
+        ),
+        (lambda folder: torch.save({}, folder / "vae/diffusion_pytorch_model.bin"), "holds no tensors"),
+        (only_a_variant, "vae: holds no weights that are read"),
+        (outside, "names ../../outside.bin, which is not beside it"),
+    ],
+)
+def test_a_base_without_all_of_its_weights_has_no_record(revisions, tmp_path, spoil, line):
+    folder = pickled(revisions[0])
+    spoil(folder)
+    with Hub(folder) as hub:
+        done = prepare(hub, tmp_path / "home", tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert line in done.stderr
+    assert not (tmp_path / "base.json").exists()
+
+
 class Code:
     def __reduce__(self):
         return os.mkdir, ("ran",)
