@@ -11,7 +11,7 @@ from conftest import command
 
 from agd import train, verify
 from agd.artifacts.prompts import read_file
-from agd.artifacts.sealed_json import read_json, read_sealed, sealed_json
+from agd.artifacts.sealed_json import read_json, read_sealed, sealed_json, write_sealed
 from agd.runtime.errors import UserError
 from agd.settings import configuration
 
@@ -249,6 +249,23 @@ def said(stage, capsys) -> str:
     lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1
     return lines[0]
+
+
+@pytest.mark.parametrize("measured", ["fidelity", "speed"])
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"adapter": {"seed": 7}}, "measured with another adapter than the one in adapters/agd"),
+        ({"seed": 7}, "measured for another seed than seed0"),
+    ],
+)
+def test_what_measures_another_adapter_or_seed_is_named(measured, change, line, spoil):
+    """A whole record, that of something else: nothing but its place is wrong, and fid.json tells the same figures."""
+    path = SEED / measured / "agd.json"
+    record = read_sealed(path)
+    spoil(path, "truncate")
+    write_sealed(path, {**record, "provenance": record["provenance"] | change})
+    assert any(line in text for text in verify.bad(Path("results"))[1].values())
 
 
 @pytest.mark.parametrize("fault", ["flip", "truncate", "delete", "swap", "empty"])
