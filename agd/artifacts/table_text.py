@@ -20,6 +20,7 @@ _ARROWS = {"less": " ↓", "more": " ↑", "": ""}
 _STYLE = (
     "body{font-family:sans-serif;margin:2em}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "caption{text-align:left;max-width:60em;margin-bottom:1em}td,th{padding:.3em .8em;text-align:right;border-bottom:1px solid #ccc}"
+    "td{white-space:nowrap}"
 )
 
 
