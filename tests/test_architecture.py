@@ -128,6 +128,16 @@ def test_rules_are_short_and_plain():
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 40
 
 
+def test_the_slurm_profile_has_room_for_every_rule_that_may_want_a_gpu():
+    """Otherwise such a job goes to the partition without GPUs, with the memory of a small one."""
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    wanting = {file.stem for file in (ROOT / "rules").glob("*.smk") if "        gpu=gpu(" in file.read_text()}
+    own = profile["set-resources"]
+    assert {"train", "sample", "measure_fidelity", "measure_speed"} <= wanting
+    assert wanting - set(own) == {"train_base", "train_classifier"} & wanting  # of the digits alone, which are small
+    assert all("'gpu'" in own[rule]["slurm_partition"] for rule in wanting & set(own))
+
+
 def test_environment_for_conda_has_the_locked_versions():
     locked = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
     (pip,) = [
