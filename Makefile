@@ -31,7 +31,7 @@ test-long: .venv/installed
 # Idle threads that spin would take the cores from the other processes that tests start.
 test test-long: export OMP_WAIT_POLICY = PASSIVE
 
-# Half an hour on two idle cores. The jobs are those of `make demo`.
+# Wants idle cores. The jobs are those of `make demo`.
 bench bench-gpu: export PYTHONPATH := .$(if $(PYTHONPATH),:$(PYTHONPATH))
 bench: .venv/installed
 	python -m benchmarks.adapter_cost

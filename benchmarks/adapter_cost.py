@@ -120,13 +120,11 @@ def added(base: tuple[int, int], adapters, run: Callable) -> tuple[float, int]:
     return flops / base[0] - 1, operators - base[1]
 
 
-def row(model, base: tuple[int, int], plain: int, arguments: dict, anatomy, config: AdapterConfig) -> dict:
-    """Return the figures of an adapter of this kind. base: what the base's pass counts; plain: operations of its training."""
-
-    def run(latents=None):
-        first = {} if latents is None else {next(iter(arguments)): latents}
-        return model(**arguments | first)
-
+def row(
+    model, base: tuple[int, int], plain: int, run: Callable, arguments: dict, anatomy, config: AdapterConfig
+) -> dict:
+    """Return the figures of an adapter of this kind. base: what the base's pass counts; plain: operations of its
+    training. run: the model's pass."""
     adapters = attach(model, config, anatomy).to("meta")
     operations, operators = added(base, adapters, run)
     with adapters.scale(torch.full((1,), 5.0, device="meta")):
@@ -153,17 +151,12 @@ def cells(figures: dict) -> str:
     """Return the figures as cells of a table."""
     shown = []
     for name, value in figures.items():
-        share = "operations" in name or "of the" in name
-        text = (
-            "-"
-            if value is None
-            else f"{value:.2%}"
-            if share
-            else f"{value / 1e6:.1f} M"
-            if name == "parameters"
-            else value
-        )
-        shown.append(str(text))
+        if value is None:
+            shown.append("-")
+        elif name == "parameters":
+            shown.append(f"{value / 1e6:.1f} M")
+        else:
+            shown.append(str(value) if "operators" in name else f"{value:.2%}")
     return " | ".join(shown)
 
 
@@ -193,7 +186,7 @@ def main() -> None:
 
         base, training = count(plain), count_training(plain, arguments)
         for kind, chosen in KINDS.items():
-            figures = row(model, base, training, arguments, anatomy, AdapterConfig(**chosen))
+            figures = row(model, base, training, plain, arguments, anatomy, AdapterConfig(**chosen))
             if not found:
                 print(f"| model | kind | {' | '.join(figures)} |\n|{'---|' * (len(figures) + 2)}")
             print(f"| {name} | {kind} | {cells(figures)} |", flush=True)
