@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: export PYTHONPATH := plugins$(if $(PYTHONPATH),:$(PYTHONPATH))
 demo: .venv/installed
-	@echo "About 7 minutes on two idle cores. What is there already is not made again."
+	@echo "7 to 10 minutes on two idle cores. What is there already is not made again."
 	@snakemake --logger brief --cores $(CORES) results/digits-dit/fid.json > /dev/null
 	@echo
 	@cat results/digits-dit/fid.txt
