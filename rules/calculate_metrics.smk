@@ -1,8 +1,7 @@
 rule calculate_metrics:
     input:
-        samples=samples,
-        costs=costs,
-        reference="results/{model}/reference.npz",
+        samples=sample_records,
+        reference="results/{model}/reference.json",
         weights=features_weights,
         clip=clip_files,
     output:
@@ -19,8 +18,9 @@ rule calculate_metrics:
         own_gpus=own_gpus("calculate_metrics"),
         version=VERSIONS["calculate_metrics"],
         module=stage_module("calculate_metrics"),
+        samples=samples,
         result=result_settings("calculate_metrics"),
         execution=execution_settings("calculate_metrics"),
     shell:
-        "{params.own_gpus}python -m {params.module} --samples {input.samples} --ref {input.reference} --output {output}"
+        "{params.own_gpus}python -m {params.module} --samples {params.samples} --ref results/{wildcards.model}/reference.npz --output {output}"
         " {params.result} {params.execution} 2>&1 | tee {log}"

@@ -69,6 +69,11 @@ def settings(stage, wildcards):
     return configuration.settings(config, model, stage, variant)
 
 
+def files_of(records, suffix):
+    """Return the large files that these records tell of. Jobs depend on records: Snakemake reads every input of a job whole."""
+    return [record.removesuffix(".json") + suffix for record in records]
+
+
 def adapters(model):
     return config["models"][model]["adapters"] if model else ()
 

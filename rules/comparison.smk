@@ -22,8 +22,8 @@ def compared_metrics(runs):
 
 
 @checked
-def compared_samples(wildcards):
-    pattern = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/000000.zip"
+def compared_sample_records(wildcards):
+    pattern = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/000000.json"
     return compared(pattern, wildcards.model, configuration.compared, seed=config["seeds"][0])
 
 

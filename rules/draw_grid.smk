@@ -1,6 +1,6 @@
 rule draw_grid:
     input:
-        samples=shown_samples,
+        samples=shown_sample_records,
     output:
         report(
             "results/tables/{study}/{table}-grid.png",

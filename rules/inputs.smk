@@ -98,11 +98,16 @@ def prompt_option(wildcards, input):
 
 
 @checked
-def shards(wildcards):
+def shard_records(wildcards):
     model, adapter = wildcards.model, wildcards.adapter
     if adapter not in adapters(model) or "trained_as" in adapters(model)[adapter]:
         stop(f"models.{model}.adapters: {adapter!r} is not there to be trained; add it")
     source = configuration.trajectories_of(config, model, adapter)
-    pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip"
+    pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.json"
     names = chunks("sample_trajectories", model, source)
     return expand(pattern, model=model, seed=wildcards.seed, source=source, chunk=names)
+
+
+def shards(wildcards, input):
+    """A param: the shards that a training reads."""
+    return files_of(input.shards, ".zarr.zip")

@@ -2,7 +2,7 @@ rule measure_fidelity:
     input:
         base=base_files,
         prompts=prompts("samples"),
-        adapter=adapter_files,
+        adapter=adapter_record,
     output:
         "results/{model}/seed{seed}/fidelity/{method}.json",
     log:

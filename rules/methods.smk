@@ -12,8 +12,8 @@ def adapter_folder(wildcards):
     return f"results/{model}/seed{wildcards.seed}/adapters/{adapter}"
 
 
-def adapter_files(wildcards):
-    """Return the files of a method's adapter, or none if it has no adapter."""
+def adapter_record(wildcards):
+    """Return the record of a method's adapter, which has the checksum of its weights. None if it has no adapter."""
     model, name = wildcards.model, method(wildcards)
     if name in results.BUILT_IN or name in config["models"][model].get("methods", {}):
         return []
@@ -21,14 +21,14 @@ def adapter_files(wildcards):
         stop(
             f"models.{model}.adapters: {name!r} is not there, nor in models.{model}.methods; add it, or use none or cfg"
         )
-    return expand(f"{adapter_folder(wildcards)}/{{file}}", file=["adapter.safetensors", "config.json"])
+    return f"{adapter_folder(wildcards)}/config.json"
 
 
 def timed_adapter(wildcards):
-    """Return the files of the adapter that is timed beside cfg and no guidance."""
+    """Return the record of the adapter that is timed beside cfg and no guidance."""
     if wildcards.method not in adapters(wildcards.model):
         stop(f"speed/{wildcards.method}.json: speed is measured of adapters; ask for speed/agd.json")
-    return adapter_files(wildcards)
+    return adapter_record(wildcards)
 
 
 @checked
@@ -80,14 +80,12 @@ def scales_to_measure(wildcards):
     return f"--guidance-scales {text}"
 
 
-def sample_chunks(wildcards, suffix):
-    folder = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}"
-    return expand(f"{folder}/{{chunk}}{suffix}", **wildcards, chunk=chunks("sample", wildcards.model))
+def sample_records(wildcards):
+    """Return the records of all samples of a run: what they cost, and their checksums."""
+    pattern = "results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.json"
+    return expand(pattern, **wildcards, chunk=chunks("sample", wildcards.model))
 
 
-def samples(wildcards):
-    return sample_chunks(wildcards, ".zip")
-
-
-def costs(wildcards):
-    return sample_chunks(wildcards, ".json")
+def samples(wildcards, input):
+    """A param: the samples that a job reads."""
+    return files_of(input.samples, ".zip")

@@ -3,7 +3,8 @@ rule prepare_reference:
         images=reference_file,
         weights=features_weights,
     output:
-        "results/{model}/reference.npz",
+        reference="results/{model}/reference.npz",
+        record="results/{model}/reference.json",
     log:
         "results/logs/prepare_reference/{model}.log",
     benchmark:
@@ -19,5 +20,5 @@ rule prepare_reference:
         result=result_settings("prepare_reference"),
         execution=execution_settings("prepare_reference"),
     shell:
-        "{params.own_gpus}python -m agd.prepare_reference --reference {params.reference:q} --output {output}"
+        "{params.own_gpus}python -m agd.prepare_reference --reference {params.reference:q} --output {output.reference}"
         " {params.result} {params.execution} 2>&1 | tee {log}"

@@ -2,7 +2,7 @@ rule sample:
     input:
         base=base_files,
         prompts=prompts("samples"),
-        adapter=adapter_files,
+        adapter=adapter_record,
         guide=guide_files,
     output:
         images="results/{model}/seed{seed}/samples/{method}/w{scale}/n{steps}/{chunk}.zip",

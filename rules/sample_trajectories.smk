@@ -4,7 +4,8 @@ rule sample_trajectories:
         prompts=prompts("trajectories"),
         images=images_to_noise,
     output:
-        "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip",
+        shard="results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip",
+        record="results/{model}/seed{seed}/trajectories/{source}/{chunk}.json",
     log:
         "results/logs/sample_trajectories/{model}/seed{seed}/{source}/{chunk}.log",
     benchmark:
@@ -26,5 +27,5 @@ rule sample_trajectories:
         result=result_settings("sample_trajectories"),
         execution=execution_settings("sample_trajectories"),
     shell:
-        "{params.offline}{params.own_gpus}python -m {params.module} --output-dir $(dirname {output}) --base-model {params.base:q} {params.record} --seed {wildcards.seed}"
+        "{params.offline}{params.own_gpus}python -m {params.module} --output-dir $(dirname {output.shard}) --base-model {params.base:q} {params.record} --seed {wildcards.seed}"
         " {params.prompts} {params.images} {params.chunk} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -30,8 +30,8 @@ def values_from_elsewhere(wildcards):
     return user_files.given(key, path, "a CSV file of values from elsewhere") if path else []
 
 
-def shown_samples(wildcards):
-    return [f"results/{path}" for path in tables.shown_samples(complete(wildcards))]
+def shown_sample_records(wildcards):
+    return [f"results/{path.removesuffix('.zip')}.json" for path in tables.shown_samples(complete(wildcards))]
 
 
 def tables_of(wildcards, section, suffixes):

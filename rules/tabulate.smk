@@ -3,7 +3,7 @@ rule tabulate:
         metrics=compared_metrics(configuration.compared),
         fidelity=compared_fidelity,
         speed=compared_speed,
-        samples=compared_samples,
+        samples=compared_sample_records,
         training=training_tables,
         adapter=compared_adapter,
     output:
@@ -20,9 +20,10 @@ rule tabulate:
         "../envs/agd.yaml"
     params:
         version=VERSIONS["tabulate"],
+        samples=samples,
         columns=columns,
         rows=rows_of_comparison,
     shell:
-        "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {input.samples} {params.rows}"
+        "python -m agd.tabulate --name {wildcards.model} --metrics {input.metrics} --samples {params.samples} {params.rows}"
         " --fidelity {input.fidelity} --speed {input.speed} --training {input.training} --adapter $(dirname {input.adapter}) --columns {params.columns}"
         " --output-dir $(dirname {output.record}) 2>&1 | tee {log}"

@@ -1,7 +1,7 @@
 rule train:
     input:
         base=base_files,
-        shards=shards,
+        shards=shard_records,
     output:
         weights="results/{model}/seed{seed}/adapters/{adapter}/adapter.safetensors",
         config="results/{model}/seed{seed}/adapters/{adapter}/config.json",
@@ -24,8 +24,9 @@ rule train:
         launcher=launcher("train"),
         module=stage_module("train"),
         base=base,
+        shards=shards,
         result=result_settings("train"),
         execution=execution_settings("train"),
     shell:
-        "{params.offline}{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {input.shards} --base-model {params.base:q} {params.record}"
+        "{params.offline}{params.own_gpus}python -m {params.launcher} {params.module} --dir $(dirname {output.weights}) --data-path {params.shards} --base-model {params.base:q} {params.record}"
         " --seed {wildcards.seed} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -65,6 +65,18 @@ def read_sealed(path: str | Path) -> dict:
     return record
 
 
+def record_beside(path: str | Path) -> Path:
+    """Return where the small record of a large file is, if it has one: `000000.json` of `000000.zarr.zip`."""
+    return Path(path).with_name(Path(path).name.split(".")[0] + ".json")
+
+
+def absent(path: str | Path, otherwise: str = "no such file; make it first, or check the path") -> UserError:
+    """Return the error for a file that is not there. otherwise: what it says if there is no record of the file either."""
+    record = record_beside(path)
+    said = f"missing, while {record.name} tells of it; delete that too, and run again"
+    return UserError(f"{path}: {said if record.is_file() else otherwise}")
+
+
 def checksums(folder: str | Path, names: Iterable[str]) -> dict[str, str]:
     """Return name -> sha256 of files in a folder, for the field `files` of a record beside them."""
     return {name: sha256(Path(folder) / name) for name in names}
@@ -78,11 +90,13 @@ def check_files(record_path: str | Path, record: dict, *names: str) -> None:
             raise UserError(f"{record_path}: lists {name}, which is outside of its folder; make it again")
         file = Path(record_path).parent / name
         if not file.is_file():
-            raise UserError(f"{file}: no such file; make it first, or check the path")
+            raise UserError(
+                f"{file}: missing, while {Path(record_path).name} tells of it; delete that too, and run again"
+            )
         if sha256(file) != record.get("files", {}).get(name):
             raise UserError(
-                f"{file}: damaged, or another's (its checksum is not that in {Path(record_path).name} beside it); "
-                f"delete it and run again"
+                f"{file}: damaged, or another's (its checksum is not that in {Path(record_path).name}); "
+                f"delete both, and run again"
             )
 
 

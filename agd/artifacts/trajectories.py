@@ -8,7 +8,8 @@ A shard is a sealed zip (agd/artifacts/zips.py) that holds a zarr v3 group:
     index            (n,)                    int64, number of the trajectory in its study
     conditions/{name} (n, ...)               what the family's denoiser is conditioned on, such as class_label
 
-The group's attributes hold the provenance. See docs/artifacts.md.
+The group's attributes hold the provenance. A small record beside the shard has the checksum that the shard carries: jobs
+depend on records, which are quick to read. See docs/artifacts.md.
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, ZipStore
 
-from agd.artifacts.zips import open_zip, write_zip
-from agd.runtime.errors import UserError
+from agd.artifacts.sealed_json import absent, read_sealed, record_beside, write_sealed
+from agd.artifacts.zips import open_zip, seal_of, write_zip
+from agd.runtime.errors import UserError, errors_say, one_line
 
 SUFFIX = ".zarr.zip"
 _CHUNK_BYTES = 1 << 16  # a trajectory's steps are read together up to this size; SDXL's pairs are larger: one by one
@@ -46,7 +48,8 @@ def shard_name(first: int) -> str:
 
 
 def write(path: str | Path, shard: Shard) -> None:
-    """Write a shard, whole or not at all. Raises UserError if a value is not finite: it can't be a training target."""
+    """Write a shard, whole or not at all, then its record. Raises UserError if a value is not finite: it can't be a
+    training target."""
     if not np.isfinite(shard.pairs).all():
         bad = np.flatnonzero(~np.isfinite(shard.pairs).all(axis=(1, 2, 3, 4, 5)))
         raise UserError(
@@ -73,6 +76,23 @@ def write(path: str | Path, shard: Shard) -> None:
     for name, values in _columns(shard).items():
         group.create_array(name, data=values, chunks=values.shape, compressors=None)
     write_zip(path, ((name, files[name].to_bytes()) for name in sorted(files, key=PurePosixPath)))
+    write_sealed(record_beside(path), {"shard": Path(path).name, "trajectories": n, **_said(path)})
+
+
+def _said(path: str | Path) -> dict:
+    """Return what a shard's record says of it: quick to read, however large the shard is."""
+    return {"bytes": Path(path).stat().st_size, "seal": seal_of(path)}
+
+
+def _check_record(path: str | Path) -> bool:
+    """Check a shard against the record beside it. Returns whether there is one. Raises UserError if it is of another."""
+    record = record_beside(path)
+    if not record.is_file():
+        return False
+    said = read_sealed(record)
+    if {name: said.get(name) for name in ("bytes", "seal")} != _said(path):
+        raise UserError(f"{path}: damaged, or not what {record.name} tells of; delete both, and run again")
+    return True
 
 
 def _columns(shard: Shard) -> dict[str, np.ndarray]:
@@ -85,18 +105,38 @@ def _open(path: str | Path) -> zarr.Group:
 
 
 def read(path: str | Path, pairs: bool = True) -> Shard:
-    """Read a shard and check every byte. `pairs=False` returns the large array as a lazy zarr array.
+    """Read a shard and check every byte. `pairs=False` returns the large array as a lazy zarr array; where the shard has a
+    record, its bytes are then checked as they are read, against the zip's own checksums (CRC-32).
 
     Raises UserError, naming the file, if it is missing, damaged or incomplete.
     """
-    open_zip(path).close()
+    lazily = not pairs and Path(path).is_file() and _check_record(path)
+    if not lazily:
+        open_zip(path).close()
+        _check_record(path)
+    with _damage_named(path):
+        return _read(path, pairs)
+
+
+def _damage_named(path: str | Path):
+    """Convert the errors of a zip or an array that was damaged, within the block, into a UserError."""
+    return errors_say(str(path), lambda error: f"{path}: damaged ({one_line(error)}); {_again(path)}")
+
+
+def _again(path: str | Path) -> str:
+    """Return what to do about a bad shard."""
+    what = f"it and {record_beside(path).name}" if record_beside(path).is_file() else "it"
+    return f"delete {what}, and sample the trajectories again"
+
+
+def _read(path: str | Path, pairs: bool) -> Shard:
     try:
         group = _open(path)
         array = group["pairs"]
         names = list(group["conditions"].array_keys())
         columns = [column for part in (group, group["conditions"]) for _, column in part.arrays()]
         if sum(column.nbytes for column in columns) > Path(path).stat().st_size:  # nothing in a shard is compressed
-            raise UserError(f"{path}: holds less than it says; delete it and sample the trajectories again")
+            raise UserError(f"{path}: holds less than it says; {_again(path)}")
         shard = Shard(
             pairs=array[:] if pairs else array,
             timesteps=group["timesteps"][:],
@@ -107,9 +147,9 @@ def read(path: str | Path, pairs: bool = True) -> Shard:
         )
         complete = len(shard.index) == group.attrs["trajectories"] == array.shape[0]
     except (KeyError, FileNotFoundError):
-        raise UserError(f"{path}: not a trajectory shard; delete it and sample the trajectories again") from None
+        raise UserError(f"{path}: not a trajectory shard; {_again(path)}") from None
     if not complete or (pairs and not np.isfinite(shard.pairs).all()):
-        raise UserError(f"{path}: holds less than it says; delete it and sample the trajectories again")
+        raise UserError(f"{path}: holds less than it says; {_again(path)}")
     return shard
 
 
@@ -125,15 +165,15 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise UserError(f"{path}: no such file or folder; run sample_trajectories first, or check the path")
+            raise absent(path, "no such file or folder; run sample_trajectories first, or check the path")
     return sorted(files, key=lambda file: file.name)
 
 
 class Pairs:
     """All (trajectory, step) pairs of several shards of one study: `len(pairs)`, and `pairs[i]` for training.
 
-    Sets of up to `memory_bytes` are read into memory at once. Larger sets are read pair by pair; each process opens its
-    own file handles. Raises UserError, naming the file, if shards don't belong together.
+    Sets of up to `memory_bytes` are read into memory at once. Larger sets are read, and checked, pair by pair; each process
+    opens its own file handles. Raises UserError, naming the file, if shards don't belong together.
     """
 
     def __init__(self, paths: Sequence[Path], memory_bytes: int = 4 << 30):
@@ -155,10 +195,11 @@ class Pairs:
         trajectory, step = divmod(int(i), self.steps)
         number = int(np.searchsorted(self._starts, trajectory, side="right")) - 1
         shard, row = self.shards[number], trajectory - self._starts[number]
-        x, target = np.asarray(self._array(number)[row, step])
+        with _damage_named(self.paths[number]):
+            x, target = np.asarray(self._array(number)[row, step])
         if not np.isfinite(target).all():
             raise UserError(
-                f"{self.paths[number]}: trajectory {shard.index[row]} is incomplete; delete the file and sample it again"
+                f"{self.paths[number]}: trajectory {shard.index[row]} is incomplete; {_again(self.paths[number])}"
             )
         item = {
             "x": x,

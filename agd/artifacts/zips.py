@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agd.artifacts.files import writing
+from agd.artifacts.sealed_json import absent, record_beside
 from agd.runtime.errors import UserError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed date keeps equal contents equal in bytes
@@ -48,14 +49,15 @@ def open_zip(path: str | os.PathLike) -> zipfile.ZipFile:
 
     Raises UserError, naming the file, if it is missing, truncated or changed.
     """
-    path = Path(path)
+    path, record = Path(path), record_beside(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; make it first, or check the path")
+        raise absent(path)
     with open(path, "rb") as file:
         size = path.stat().st_size
         whole = size > _SEAL_LENGTH and _digest(file, size - _SEAL_LENGTH) == file.read(_SEAL_LENGTH)
     if not whole:
-        raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete it and run again")
+        what = f"it and {record.name}" if record.is_file() else "it"
+        raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete {what} and run again")
     return zipfile.ZipFile(path)
 
 
@@ -86,5 +88,5 @@ def check_if_sealed(path: str | os.PathLike) -> None:
 def seal_of(path: str | os.PathLike) -> str:
     """Return the sha256 in a sealed zip. It identifies the contents without reading them."""
     with open(path, "rb") as file:
-        file.seek(-_SEAL_LENGTH, os.SEEK_END)
-        return file.read().decode()
+        file.seek(max(0, os.path.getsize(path) - _SEAL_LENGTH))
+        return file.read().decode("ascii", "replace")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from agd.artifacts.images import iterate_images, list_images
+from agd.artifacts.sealed_json import checksums, record_beside, write_sealed
 from agd.artifacts.zips import check_if_sealed, read_entry, write_zip
 from agd.measures import adm, distances
 from agd.measures.extractors import ADM, INCEPTION_SHA256, Extractor
@@ -86,8 +87,9 @@ def with_features(reference: Reference, path: str, extract: Extractor, max_featu
 
 
 def write_reference(path: str | Path, reference: Reference) -> None:
-    """Write a reference as .npz, which is a sealed zip. docs/artifacts.md lists its arrays."""
+    """Write a reference as .npz, which is a sealed zip, and its record beside it. docs/artifacts.md lists its arrays."""
     write_zip(path, [(f"{k}.npy", _npy(v)) for k, v in dataclasses.asdict(reference).items() if v is not None])
+    write_sealed(record_beside(path), {"files": checksums(Path(path).parent, [Path(path).name])})
 
 
 def _npy(value) -> bytes:

@@ -33,8 +33,8 @@ def consistency_checks(found: Found, looked_at: Path) -> Iterator[Callable[[], N
     folders = sorted({path.parent for path in found})
     for folder in folders:
         here = {path: record for path, record in found.items() if path.parent == folder}
-        if all(isinstance(record, trajectories.Shard) for record in here.values()):
-            yield lambda here=here, folder=folder: _check_shards(folder, here, found)
+        if shards := {path: record for path, record in here.items() if isinstance(record, trajectories.Shard)}:
+            yield lambda shards=shards, folder=folder: _check_shards(folder, shards, found)
         elif folder.parent.name == "adapters" and folder / saving.CONFIG in here:
             # Trajectories are large, so users may have deleted them after training.
             learnt_from = _trajectories_of(folder, found)
@@ -75,17 +75,31 @@ def _trajectories_of(adapter: Path, found: Found) -> Path | None:
     """Return the folder of the trajectories that an adapter learnt from: those of its seed with the settings that it names.
     If there are none such, the guided ones, if they are there."""
     made = found[adapter / saving.CONFIG].get("provenance", {}).get("trajectories", {}).get("made", {})
-    sets = [folder for folder in (adapter.parents[1] / "trajectories").glob("*") if any(folder.glob("*"))]
+    sets = [
+        folder
+        for folder in (adapter.parents[1] / "trajectories").glob("*")
+        if any(folder.glob(f"*{trajectories.SUFFIX}"))
+    ]
     for path, record in found.items():
-        if path.parent in sets and record.provenance["settings"] == made.get("settings"):
+        if (
+            path.parent in sets
+            and isinstance(record, trajectories.Shard)
+            and record.provenance["settings"] == made.get("settings")
+        ):
             return path.parent
     return next((folder for folder in sets if folder.name == results.GUIDED), None)
+
+
+def _shards(folder: Path, found: Found) -> list[Path]:
+    return sorted(
+        path for path, record in found.items() if path.parent == folder and isinstance(record, trajectories.Shard)
+    )
 
 
 def _check_adapter(path: Path, guided: Path, found: Found) -> None:
     made, seed = found[path]["provenance"], path.parents[2].name
     want(seed == f"seed{made['seed']}", path, f"trained for another seed than {seed}")
-    shards = sorted(file for file in found if file.parent == guided)
+    shards = _shards(guided, found)
     missing = set(range(made["trajectories"]["number"])) - {i for file in shards for i in found[file].index.tolist()}
     if missing:
         raise UserError(f"{guided / trajectories.shard_name(min(missing))}: missing, while {path} was trained on it")

@@ -22,14 +22,21 @@ from agd.settings.families import PACKAGES, options
 from agd.verify.consistency import want
 
 
-def read_record(path: Path) -> dict:
-    """Read a JSON record, and check every file that it has a checksum of."""
+def read_record(path: Path, large: str = "") -> dict:
+    """Read a JSON record, and check every file that it has a checksum of.
+
+    large: suffix of the files that a user may delete on purpose, all of a folder, while their records stay.
+    """
     record = read_sealed(path)
-    if "files" in record:
+    if "files" in record and not (large and _all_deleted(path.parent, large)):
         check_files(path, record)
         for file in (path.parent / name for name in record["files"] if name.endswith(".safetensors")):
             finite(file, load_file(file))
     return record
+
+
+def _all_deleted(folder: Path, suffix: str) -> bool:
+    return not any(folder.glob(f"*{suffix}"))
 
 
 def of_stage(*stages: str) -> Callable[[Path], dict]:
@@ -45,7 +52,7 @@ def of_stage(*stages: str) -> Callable[[Path], dict]:
 
 def read_cost(path: Path) -> dict:
     """Read the record of what samples or a training cost, which has no provenance of its own."""
-    record = read_record(path)
+    record = read_record(path, large=".zip")
     own = "seconds_per_step" if path.name == "cost.json" else "evaluations"
     want(own in record and "provenance" not in record, path, "is the record of something else")
     return record
@@ -90,6 +97,13 @@ def read_reference(path: Path) -> references.Reference:
     return reference
 
 
+def read_reference_record(path: Path) -> dict:
+    """Read a reference's record, and check the reference against its checksum."""
+    record = read_record(path)
+    want(list(record.get("files", ())) == ["reference.npz"], path, "is the record of something else")
+    return record
+
+
 def read_shard(path: Path) -> trajectories.Shard:
     """Read a shard and check it against its settings. Keeps only the shape of its pairs, to save memory."""
     shard = trajectories.read(path)
@@ -104,6 +118,16 @@ def read_shard(path: Path) -> trajectories.Shard:
     inside = bool(((low <= shard.guidance_scale) & (shard.guidance_scale <= high)).all())
     want(inside, path, f"has guidance scales outside its settings' {low} to {high}")
     return dataclasses.replace(shard, pairs=np.broadcast_to(np.zeros((), shard.pairs.dtype), shard.pairs.shape))
+
+
+def read_shard_record(path: Path) -> dict:
+    """Read a shard's record. Reading the shard compares the two."""
+    record = read_sealed(path)
+    want({"shard", "seal"} <= set(record), path, "is the record of something else")
+    shard = path.with_name(record["shard"])
+    there = shard.is_file() or _all_deleted(path.parent, trajectories.SUFFIX)
+    want(there, shard, f"missing, while {path.name} is there")
+    return record
 
 
 def read_adapter(path: Path) -> dict:
@@ -177,8 +201,10 @@ KINDS: list[tuple[str, Callable | None, list[str]]] = [
     (r"base/model_index\.json", None, [RECORD]),
     (rf"prompts/{RECORD}", of_stage("prepare_prompts"), []),
     (r"prompts/\w+\.txt", None, [RECORD]),
-    (r"reference\.npz", read_reference, []),
-    (r"trajectories/[^/]+/\d+\.zarr\.zip", read_shard, []),
+    (r"reference\.npz", read_reference, ["reference.json"]),
+    (r"reference\.json", read_reference_record, []),
+    (r"trajectories/[^/]+/(?P<chunk>\d+)\.zarr\.zip", read_shard, ["{chunk}.json"]),
+    (r"trajectories/[^/]+/\d+\.json", read_shard_record, []),
     (r"adapters/[^/]+/config\.json", read_adapter, []),
     (r"adapters/[^/]+/(adapter\.safetensors|training\.csv)", None, ["config.json"]),
     (r"adapters/[^/]+/cost\.json", read_cost, []),

@@ -79,6 +79,36 @@ def test_every_flipped_byte_is_noticed(path):
             trajectories.read(path)
 
 
+def test_every_flipped_byte_of_a_large_set_is_noticed_when_it_is_read(path):
+    """A set too large for memory is not read whole at the start of a training: its shards' records and CRC-32 are checked."""
+    whole, good, refused = path.read_bytes(), trajectories.Pairs([path]), []
+    rng = np.random.default_rng(1)
+    for position in [0, len(whole) - 1, len(whole) - 70, *rng.integers(0, len(whole), 60).tolist()]:
+        changed = bytearray(whole)
+        changed[position] ^= 1 << rng.integers(8)
+        path.write_bytes(changed)
+        try:
+            pairs = trajectories.Pairs([path], memory_bytes=0)
+            read = [pairs[i] for i in range(len(pairs))]
+        except UserError as error:
+            refused.append(str(error).startswith(f"{path}: "))
+        else:  # a byte that no reader looks at, such as a date
+            assert all(np.array_equal(item[name], good[i][name]) for i, item in enumerate(read) for name in item)
+    assert len(refused) > 40
+    assert all(refused)
+
+
+def test_a_large_set_is_not_read_at_the_start(path, monkeypatch):
+    read = []
+    monkeypatch.setattr(trajectories, "open_zip", lambda path: read.append(path) or zipfile.ZipFile(path))
+    trajectories.Pairs([path], memory_bytes=0)
+    assert read == []
+    trajectories.Pairs([path])
+    path.with_name("000000.json").unlink()
+    trajectories.Pairs([path], memory_bytes=0)
+    assert read == [path, path]  # without a record, every byte is read
+
+
 @pytest.mark.parametrize("keep", [0, 10, 64, 0.5, -1])
 def test_truncation_is_noticed(path, keep):
     whole = path.read_bytes()
@@ -95,6 +125,9 @@ def test_a_missing_zarr_chunk_is_noticed(path, tmp_path):
     without = [entry for entry in entries if "pairs/c/1" not in entry[0]]
     assert len(without) < len(entries)
     write_zip(path, without)
+    with pytest.raises(UserError, match=r"damaged, or not what 000000.json tells of; delete both, and run again"):
+        trajectories.read(path)
+    path.with_name("000000.json").unlink()
     with pytest.raises(UserError, match="holds less than it says"):
         trajectories.read(path)
     with pytest.raises(UserError, match="trajectory 1 is incomplete"):

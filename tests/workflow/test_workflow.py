@@ -126,6 +126,38 @@ def test_explain_says_why_it_cannot(words, line, tmp_path, monkeypatch, capsys):
     assert said.endswith("); mend that first")
 
 
+def test_jobs_depend_on_small_records_not_on_large_files(finished):
+    """Snakemake reads every input whole, once per output: of a study's own files, only small ones are inputs."""
+    read = set()
+    for file in (finished / ".snakemake/metadata").rglob("*"):
+        read |= set(json.loads(file.read_text())["input_checksums"] or {}) if file.is_file() else set()
+    assert {"results/tiny/seed0/trajectories/guided/000006.json", "results/tiny/reference.json"} <= read
+    large = re.compile(r"results/(?!digits/)(?!\w+/base/).*\.(zip|npz|safetensors)")
+    assert [name for name in sorted(read) if large.fullmatch(name)] == []
+
+
+def test_large_files_can_be_deleted_once_they_were_used(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "study", symlinks=True)
+    words = ("--configfile", folder / "study.yaml")
+    for path in [
+        *folder.glob("results/*/seed0/trajectories/*/*.zip"),
+        *folder.glob("results/*/seed0/samples/**/*.zip"),
+    ]:
+        path.unlink()
+    assert "Nothing to be done" in snakemake(folder, "-n", *words).stdout
+    assert verify.bad(folder / "results")[1] == {}
+    target = "results/tiny/seed0/adapters/agd/config.json"
+    (folder / target).unlink()
+    done = snakemake(folder, "--cores", "2", *words, targets=(target,), check=False)
+    missing = "results/tiny/seed0/trajectories/guided/000000.zarr.zip: missing, while 000000.json tells of it; delete that too"
+    assert missing in done.stdout + done.stderr
+    for path in folder.glob("results/*/seed0/trajectories/*/*.json"):
+        path.unlink()
+    (folder / "results/tiny/seed0/adapters/agd/checkpoint.safetensors").unlink()
+    snakemake(folder, "--cores", "2", *words, targets=(target,))
+    assert (folder / target).read_bytes() == (finished / target).read_bytes()
+
+
 def test_what_verify_names_is_mended_by_what_it_says(finished, monkeypatch):
     monkeypatch.chdir(finished)
     shard = finished / "results/tiny/seed0/trajectories/guided/000006.zarr.zip"
