@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from agd.adapters import saving
 from agd.adapters.attaching import attach, size
@@ -21,18 +20,13 @@ from agd.adapters.config import AdapterConfig
 from agd.adapters.diffusers_integration import enable_gradient_checkpointing
 from agd.artifacts import checkpoints, training_cost, trajectories
 from agd.artifacts.files import make_folder
+from agd.artifacts.pairs import Pairs
 from agd.artifacts.provenance import digest, provenance
 from agd.artifacts.training_table import FIDELITY, TABLE, add_row, write_table
 from agd.artifacts.zips import seal_of
 from agd.diffusion import base_models
-from agd.diffusion.distillation import (
-    Distillation,
-    batch_indices,
-    learning_rate,
-    micro_batches,
-    on_device,
-    unadapted,
-)
+from agd.diffusion.batches import batches_from, micro_batches, on_device
+from agd.diffusion.distillation import Distillation, learning_rate, unadapted
 from agd.diffusion.fidelity import HeldOut, held_out_trajectories
 from agd.runtime import devices, processes
 from agd.runtime.errors import UserError
@@ -131,7 +125,7 @@ def rate(step: int, settings: Settings) -> float:
     return learning_rate(step, settings.steps, settings.learning_rate, *fractions)
 
 
-def open_base(files, settings: Settings, model_class, pairs: trajectories.Pairs, device: torch.device):
+def open_base(files, settings: Settings, model_class, pairs: Pairs, device: torch.device):
     """Open the base model that the trajectories were sampled from. Raises UserError if another one is given."""
     sampled_from = pairs.provenance["base"]
     base = base_models.pinned(files.base_model, files.base_record) or sampled_from["name"]
@@ -154,7 +148,7 @@ def new_adapters(model, settings: Settings, seed: int, guidance_max: float):
     return adapters
 
 
-def provenance_of(settings: Settings, seed: int, model, pairs: trajectories.Pairs, device: torch.device) -> dict:
+def provenance_of(settings: Settings, seed: int, model, pairs: Pairs, device: torch.device) -> dict:
     """Return the adapter's provenance: settings, base model and trajectories."""
     return provenance(
         STAGE,
@@ -170,24 +164,13 @@ def provenance_of(settings: Settings, seed: int, model, pairs: trajectories.Pair
     )
 
 
-def batches_from(
-    start: int, settings: Settings, seed: int, pairs: trajectories.Pairs, number: int, accelerator
-) -> DataLoader:
-    """Return this process's share of the batches of all steps from `start` on, drawn from the first `number` pairs."""
-    rank = slice(accelerator.process_index, None, accelerator.num_processes)
-    every = (batch_indices(k, seed, number, settings.batch_size) for k in range(start, settings.steps))
-    chosen = [indices[rank].tolist() for indices in every]
-    on_gpu = accelerator.device.type == "cuda"
-    return DataLoader(pairs, batch_sampler=chosen, num_workers=settings.num_workers, pin_memory=on_gpu)
-
-
 def run(files, settings: Settings, model_class) -> None:
     """Write `adapter.safetensors`, `config.json`, `training.csv` and `cost.json` into `--dir`, and continue from a
     checkpoint there. The last `checkpoint.safetensors` stays."""
     folder = make_folder(files.dir)
     shards = trajectories.find(files.data_path)
     device = devices.device(settings.device)
-    pairs = trajectories.Pairs(shards)
+    pairs = Pairs(shards)
     accelerator = processes.accelerator(device, settings.gpu, settings.batch_size)
     model = open_base(files, settings, model_class, pairs, accelerator.device)
     distillation = Distillation(model)
@@ -209,7 +192,9 @@ def run(files, settings: Settings, model_class) -> None:
     at = checkpoints.resume(
         saved, adapters, optimizer, identity, say=lambda words: accelerator.print(f"{STAGE}: {words}", flush=True)
     )
-    loader = batches_from(at.step, settings, files.seed, pairs, number, accelerator)
+    shared = settings.batch_size // accelerator.num_processes * pairs.bytes_each
+    workers = processes.workers(settings.num_workers, shared, accelerator.num_processes)
+    loader = batches_from(at.step, settings, files.seed, pairs, number, accelerator, workers)
     adapters.train()
     distill = accelerator.prepare(distillation)
     cost = training_cost.Cost(at, accelerator.device)

@@ -20,8 +20,10 @@ from torch.utils.data import DataLoader
 from agd import sample_trajectories, train
 from agd.adapters.attaching import detach
 from agd.artifacts import trajectories
+from agd.artifacts.pairs import Pairs
 from agd.artifacts.provenance import provenance
-from agd.diffusion.distillation import Distillation, batch_indices
+from agd.diffusion.batches import batch_indices, batches_from, with_conditions
+from agd.diffusion.distillation import Distillation
 from agd.digits.architectures import ARCHITECTURES, autoencoder
 from agd.digits.data import captions, digits
 from agd.runtime.progress import progress_bar
@@ -93,12 +95,12 @@ def sampled(name: str, model, settings, number: int, folder: Path) -> tuple[traj
     return shard, ratio
 
 
-def trained(model, settings, pairs: trajectories.Pairs, rounds: int, steps: int) -> dict:
+def trained(model, settings, pairs: Pairs, rounds: int, steps: int) -> dict:
     """Return the ratios of a training step's time to the plain passes' of the same batch, and the share that it waits."""
     accelerator = train.processes.accelerator(torch.device("cpu"), 1, settings.batch_size)
     distillation, ratios, waits = Distillation(model), [], []
     for turn in range(rounds):
-        loader = iter(train.batches_from(0, settings, turn, pairs, len(pairs), accelerator))
+        loader = batches_from(0, settings, turn, pairs, len(pairs), accelerator, settings.num_workers)
         adapters = train.new_adapters(model, settings, turn, 3.0)
         optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate)
         waited, batches, started = 0.0, [], time.perf_counter()
@@ -139,9 +141,10 @@ def loaded(kind: str, rounds: int, folder: Path) -> dict:
         started = time.perf_counter()
         trajectories.write(path, shard)
         found["write_mb_per_second"].append(path.stat().st_size / 1e6 / (time.perf_counter() - started))
-        read = trajectories.Pairs([path], memory_bytes=0)
+        read = Pairs([path], memory_bytes=0)
         chosen = [batch_indices(k, turn, len(read), size).tolist() for k in range(2, 18)]
-        loader = iter(DataLoader(read, batch_sampler=chosen, num_workers=settings["num_workers"]))
+        loader = DataLoader(read, batch_sampler=chosen, num_workers=settings["num_workers"])
+        loader = (with_conditions(batch, read) for batch in loader)
         next(loader)  # the workers have started
         started = time.perf_counter()
         number_read = sum(len(batch["x"]) for batch in loader)
@@ -161,7 +164,7 @@ def main() -> None:
             sample = functools.partial(sampled, name, model, settings, asked.number, folder)
             sample()  # warm-up
             ratios = [sample()[1] for _ in range(asked.rounds)]
-            pairs = trajectories.Pairs([folder / trajectories.shard_name(0)])
+            pairs = Pairs([folder / trajectories.shard_name(0)])
             chosen = settings_of(train.Settings, configuration.settings(config, name, "train"))
             own = trained(model, chosen, pairs, asked.rounds, asked.steps)
             size = (folder / trajectories.shard_name(0)).stat().st_size / len(pairs)

@@ -12,6 +12,7 @@ rule calculate_metrics:
         "results/benchmarks/calculate_metrics/{model}/seed{seed}/{method}/w{scale}/n{steps}.tsv"
     conda:
         "../envs/agd.yaml"
+    threads: threads("calculate_metrics", on_cpu=1)
     resources:
         gpu=gpu("calculate_metrics"),
     params:

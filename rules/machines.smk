@@ -20,6 +20,21 @@ def gpu(stage):
     return number
 
 
+def threads(stage, on_cpu):
+    """The threads of a job. With a GPU, as many as can keep it busy: workers that read pairs, or threads that read images.
+
+    on_cpu: without one. A job gets no more than there are (`--cores`).
+    """
+
+    def number(wildcards):
+        chosen = settings(stage, wildcards)
+        if chosen["device"] == "cpu":
+            return on_cpu
+        return chosen["gpu"] * (1 + chosen["num_workers"]) if "num_workers" in chosen else 8
+
+    return number
+
+
 def own_gpus(stage):
     """A param: the command that gives a job GPUs of its own. Like `execution_settings`. Empty if the setting names one."""
 

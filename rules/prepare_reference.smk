@@ -11,6 +11,7 @@ rule prepare_reference:
         "results/benchmarks/prepare_reference/{model}.tsv"
     conda:
         "../envs/agd.yaml"
+    threads: threads("prepare_reference", on_cpu=1)
     resources:
         gpu=gpu("prepare_reference"),
     params:

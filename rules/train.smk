@@ -13,7 +13,7 @@ rule train:
         "results/benchmarks/train/{model}/seed{seed}/{adapter}.tsv"
     conda:
         "../envs/agd.yaml"
-    threads: 2
+    threads: threads("train", on_cpu=2)
     resources:
         gpu=gpu("train"),
     params:

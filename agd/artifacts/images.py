@@ -13,6 +13,7 @@ from agd.artifacts.files import files_below, writing
 from agd.artifacts.sealed_json import json_bytes, parse_json
 from agd.artifacts.zips import check_if_sealed, open_zip, read_entry, write_zip
 from agd.runtime.errors import UserError, errors_say, one_line
+from agd.runtime.threads import ahead
 
 _MANIFEST = "manifest.json"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -50,7 +51,8 @@ def read_images(path: str | Path) -> tuple[dict[str, Image.Image], dict]:
             manifest = parse_json(archive.read(_MANIFEST))
         except ValueError:
             raise UserError(f"{path}: its {_MANIFEST} is no record; give what `sample` wrote") from None
-        return {name: open_image(archive.read(name), f"{path}/{name}") for name in names}, manifest
+        files = ((archive.read(name), f"{path}/{name}") for name in names)
+        return dict(zip(names, ahead(lambda file: open_image(*file), files), strict=True)), manifest
 
 
 def list_images(source: str | Path) -> list[str]:
@@ -81,12 +83,11 @@ def iterate_images(source: str | Path, names: Sequence[str]) -> Iterator[Image.I
     """Yield the named images of a folder or zip. Raises UserError, naming the image, if one can't be read."""
     source = Path(source)
     if source.is_dir():
-        for name in names:
-            yield open_image((source / name).read_bytes(), str(source / name))
+        yield from ahead(lambda name: open_image((source / name).read_bytes(), str(source / name)), names)
         return
     with _external(source) as archive:
-        for name in names:
-            yield open_image(_entry(archive, name), f"{source}/{name}")
+        files = ((_entry(archive, name), f"{source}/{name}") for name in names)
+        yield from ahead(lambda file: open_image(*file), files)
 
 
 def _external(source: Path) -> zipfile.ZipFile:

@@ -13,7 +13,6 @@ depend on records, which are quick to read. See docs/artifacts.md.
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -100,6 +99,11 @@ def _columns(shard: Shard) -> dict[str, np.ndarray]:
     return columns | {f"conditions/{name}": values for name, values in shard.conditions.items()}
 
 
+def open_pairs(path: str | Path) -> zarr.Array:
+    """Open the pairs of a shard for reading, by a file handle of its own."""
+    return _open(path)["pairs"]
+
+
 def _open(path: str | Path) -> zarr.Group:
     return zarr.open_group(ZipStore(path, mode="r"), mode="r", zarr_format=3)  # version 2 allows pickled arrays
 
@@ -114,16 +118,16 @@ def read(path: str | Path, pairs: bool = True) -> Shard:
     if not lazily:
         open_zip(path).close()
         _check_record(path)
-    with _damage_named(path):
+    with damage_named(path):
         return _read(path, pairs)
 
 
-def _damage_named(path: str | Path):
+def damage_named(path: str | Path):
     """Convert the errors of a zip or an array that was damaged, within the block, into a UserError."""
-    return errors_say(str(path), lambda error: f"{path}: damaged ({one_line(error)}); {_again(path)}")
+    return errors_say(str(path), lambda error: f"{path}: damaged ({one_line(error)}); {again(path)}")
 
 
-def _again(path: str | Path) -> str:
+def again(path: str | Path) -> str:
     """Return what to do about a bad shard."""
     what = f"it and {record_beside(path).name}" if record_beside(path).is_file() else "it"
     return f"delete {what}, and sample the trajectories again"
@@ -136,7 +140,7 @@ def _read(path: str | Path, pairs: bool) -> Shard:
         names = list(group["conditions"].array_keys())
         columns = [column for part in (group, group["conditions"]) for _, column in part.arrays()]
         if sum(column.nbytes for column in columns) > Path(path).stat().st_size:  # nothing in a shard is compressed
-            raise UserError(f"{path}: holds less than it says; {_again(path)}")
+            raise UserError(f"{path}: holds less than it says; {again(path)}")
         shard = Shard(
             pairs=array[:] if pairs else array,
             timesteps=group["timesteps"][:],
@@ -147,9 +151,9 @@ def _read(path: str | Path, pairs: bool) -> Shard:
         )
         complete = len(shard.index) == group.attrs["trajectories"] == array.shape[0]
     except (KeyError, FileNotFoundError):
-        raise UserError(f"{path}: not a trajectory shard; {_again(path)}") from None
+        raise UserError(f"{path}: not a trajectory shard; {again(path)}") from None
     if not complete or (pairs and not np.isfinite(shard.pairs).all()):
-        raise UserError(f"{path}: holds less than it says; {_again(path)}")
+        raise UserError(f"{path}: holds less than it says; {again(path)}")
     return shard
 
 
@@ -167,83 +171,3 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
         else:
             raise absent(path, "no such file or folder; run sample_trajectories first, or check the path")
     return sorted(files, key=lambda file: file.name)
-
-
-class Pairs:
-    """All (trajectory, step) pairs of several shards of one study: `len(pairs)`, and `pairs[i]` for training.
-
-    Sets of up to `memory_bytes` are read into memory at once. Larger sets are read, and checked, pair by pair; each process
-    opens its own file handles. Raises UserError, naming the file, if shards don't belong together.
-    """
-
-    def __init__(self, paths: Sequence[Path], memory_bytes: int = 4 << 30):
-        self.paths = list(paths)
-        in_memory = sum(path.stat().st_size for path in self.paths) <= memory_bytes
-        self.shards = [read(path, pairs=in_memory) for path in self.paths]
-        self.provenance = self.shards[0].provenance
-        check_together(self.paths, self.shards)
-        self.index = np.concatenate([shard.index for shard in self.shards])
-        self.steps = self.shards[0].pairs.shape[1]
-        self._opened: dict[tuple[int, int], zarr.Array] = {}
-        self._starts = np.cumsum([0] + [len(shard.index) for shard in self.shards])
-
-    def __len__(self) -> int:
-        return self._starts[-1] * self.steps
-
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        """Return pair i: x and target (C, H, W), timestep and guidance_scale (), conditions by name."""
-        trajectory, step = divmod(int(i), self.steps)
-        number = int(np.searchsorted(self._starts, trajectory, side="right")) - 1
-        shard, row = self.shards[number], trajectory - self._starts[number]
-        with _damage_named(self.paths[number]):
-            x, target = np.asarray(self._array(number)[row, step])
-        if not np.isfinite(target).all():
-            raise UserError(
-                f"{self.paths[number]}: trajectory {shard.index[row]} is incomplete; {_again(self.paths[number])}"
-            )
-        item = {
-            "x": x,
-            "target": target,
-            "timestep": shard.timesteps[step],
-            "guidance_scale": shard.guidance_scale[row],
-        }
-        return item | {f"conditions/{name}": values[row] for name, values in shard.conditions.items()}
-
-    def _array(self, number: int) -> np.ndarray | zarr.Array:
-        """Return the pairs of one shard: in memory, or through a file handle of this process alone."""
-        if isinstance(self.shards[number].pairs, np.ndarray):
-            return self.shards[number].pairs
-        key = (os.getpid(), number)
-        if key not in self._opened:
-            self._opened[key] = _open(self.paths[number])["pairs"]
-        return self._opened[key]
-
-
-def check_together(paths: Sequence[Path], shards: Sequence[Shard]) -> None:
-    """Raise UserError, naming the file, unless all shards are of one study and hold each trajectory exactly once."""
-    first, seen = shards[0], {}
-    for path, shard in zip(paths, shards, strict=True):
-        if shard.provenance["base"]["fingerprint"] != first.provenance["base"]["fingerprint"]:
-            raise UserError(f"{path}: sampled from another base model than {paths[0]}; train on shards of one base")
-        ours, theirs = (_comparable(s.provenance) for s in (first, shard))
-        if ours != theirs or shard.pairs.shape[1:] != first.pairs.shape[1:]:
-            keys = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
-            raise UserError(f"{path}: sampled with other settings ({', '.join(keys)}) than {paths[0]}; sample it again")
-        for index in shard.index.tolist():
-            if index in seen:
-                raise UserError(
-                    f"{path}: trajectory {index} is in {seen[index]} too; delete the file that is left over"
-                )
-            seen[index] = path
-    missing = sorted(set(range(min(seen), max(seen) + 1)) - set(seen))
-    if missing:
-        raise UserError(
-            f"{paths[0].parent / shard_name(missing[0])}: missing (no shard holds trajectory {missing[0]}); "
-            f"sample it again with --first {missing[0]}"
-        )
-
-
-def _comparable(provenance: dict) -> dict:
-    settings = dict(provenance["settings"])
-    others = {name: provenance.get(name) for name in ("stage_version", "seed", "subjects")}
-    return settings | others

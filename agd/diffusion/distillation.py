@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import default_collate
 
-from agd.artifacts.trajectories import Pairs
+from agd.artifacts.pairs import Pairs
+from agd.diffusion.batches import batch_of, conditions_of, on_device
 from agd.runtime.devices import fitting
 from agd.runtime.seeds import seed_of
 
@@ -22,15 +21,6 @@ def learning_rate(step: int, steps: int, peak: float, warmup_fraction: float, fi
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - 1 - warmup)
     return peak * (final_fraction + (1 - final_fraction) * (1 + math.cos(math.pi * done)) / 2)
-
-
-def batch_indices(step: int, seed: int, pairs: int, batch_size: int) -> torch.Tensor:
-    """Draw the pairs of one step (batch_size,), uniformly with repeats.
-
-    Depends only on the study's seed and the step.
-    """
-    generator = torch.Generator().manual_seed(seed_of(seed, "batch", step))
-    return torch.randint(pairs, (batch_size,), generator=generator)
 
 
 class Distillation(nn.Module):
@@ -50,25 +40,6 @@ class Distillation(nn.Module):
         output = self.model.call(batch["x"].float(), batch["timestep"], conditions_of(batch))
         error_B = (output - batch["target"].float()).square().flatten(1).mean(1)
         return error_B, error_B * self.weights(batch["guidance_scale"].float(), batch["timestep"].float())
-
-
-def conditions_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the conditions in a batch of pairs, by name."""
-    return {name.removeprefix("conditions/"): v for name, v in batch.items() if name.startswith("conditions/")}
-
-
-def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Move a batch to a device."""
-    return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
-
-
-def micro_batches(batch: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
-    """Split a batch into parts of at most `size` pairs, each with its share: the parts' gradients add up to the
-    batch's."""
-    number = len(batch["x"])
-    for first in range(0, number, size):
-        part = {name: values[first : first + size] for name, values in batch.items()}
-        yield part, len(part["x"]) / number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +78,7 @@ def unadapted(distillation: Distillation, pairs: Pairs, number: int, micro_batch
     def measured(size: int) -> torch.Tensor:
         rows = []
         for part in chosen.split(size):
-            batch = on_device(default_collate([pairs[i] for i in part]), device)
+            batch = on_device(batch_of(pairs, part), device)
             rows.append(
                 torch.stack([distillation(batch)[0], batch["timestep"].float(), batch["guidance_scale"].float()])
             )

@@ -9,10 +9,9 @@ cond is the conditional prediction of the base model, guided the guided output o
 import math
 
 import torch
-from torch.utils.data import default_collate
 
-from agd.artifacts.trajectories import Pairs
-from agd.diffusion.distillation import conditions_of, on_device
+from agd.artifacts.pairs import Pairs
+from agd.diffusion.batches import batch_of, conditions_of, on_device
 from agd.runtime.devices import fitting
 from agd.runtime.seeds import seed_of
 
@@ -48,7 +47,7 @@ class HeldOut:
         first = len(pairs) - number * pairs.steps
         drawn = first + torch.randperm(len(pairs) - first, generator=generator)[:_HELD_OUT_PAIRS]
         self.model, self.batch_size = model, batch_size
-        self.batches = [default_collate([pairs[i] for i in part]) for part in drawn.split(batch_size)] if number else []
+        self.batches = [batch_of(pairs, part) for part in drawn.split(batch_size)] if number else []
         self.cond = [self._outputs(batch) for batch in self.batches]
 
     def _outputs(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

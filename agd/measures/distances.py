@@ -1,4 +1,7 @@
-"""Computes distances between sets of features, from arrays to floats."""
+"""Computes distances between sets of features, from arrays to floats.
+
+Those that compare all pairs also take tensors, and compute on their device.
+"""
 
 import numpy as np
 import torch
@@ -25,7 +28,10 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
     return float(max(0.0, gap @ gap + np.trace(sigma1) + np.trace(sigma2) - 2 * np.sqrt(product).sum()))
 
 
-def kernel_distance(x: np.ndarray, y: np.ndarray, block: int = 4096) -> float:
+Features = np.ndarray | torch.Tensor
+
+
+def kernel_distance(x: Features, y: Features, block: int = 4096) -> float:
     """Return KID: unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al., arXiv 1801.01401).
 
     Uses all pairs, not an average over random subsets: the same expectation, less variance, no seed. Features are (n,
@@ -39,7 +45,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray, block: int = 4096) -> float:
     def diagonal(a):
         return (((a * a).sum(axis=1) / a.shape[1] + 1) ** 3).sum()
 
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    x, y = (a.double() if isinstance(a, torch.Tensor) else np.asarray(a, dtype=np.float64) for a in (x, y))
     n, m = len(x), len(y)
     within = (total(x, x) - diagonal(x)) / (n * (n - 1)) + (total(y, y) - diagonal(y)) / (m * (m - 1))
     return float(within - 2 * total(x, y) / (n * m))
@@ -63,7 +69,7 @@ def _score(log_p: np.ndarray) -> float:
     return float(np.exp((np.exp(log_p) * (log_p - log_mean)).sum(axis=1).mean()))
 
 
-def precision_recall(real: np.ndarray, fake: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(real: Features, fake: Features, neighbours: int = 3) -> tuple[float, float]:
     """Return improved precision and recall (Kynkäänniemi et al., arXiv 1904.06991, eq. 1).
 
     Precision: fraction of the samples inside the real manifold. Recall: fraction of the real images inside the samples'
@@ -73,9 +79,9 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, neighbours: int = 3) ->
     return _inside(fake, real, neighbours), _inside(real, fake, neighbours)
 
 
-def _inside(points: np.ndarray, manifold: np.ndarray, neighbours: int, block: int = 2048) -> float:
+def _inside(points: Features, manifold: Features, neighbours: int, block: int = 2048) -> float:
     """Return the fraction of the points that lie in at least one ball of the manifold."""
-    points, manifold = (torch.from_numpy(np.asarray(a, dtype=np.float64)) for a in (points, manifold))
+    points, manifold = (torch.as_tensor(a).double() for a in (points, manifold))
     radii = torch.cat(
         [torch.cdist(part, manifold).kthvalue(neighbours + 1, dim=1).values for part in manifold.split(block)]
     )  # a point's nearest neighbour in its own set is the point itself

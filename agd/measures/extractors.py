@@ -18,6 +18,7 @@ from agd.artifacts.sealed_json import check_files, read_sealed
 from agd.measures import adm
 from agd.measures.digits_classifier import DigitsClassifier, digit_tensor
 from agd.runtime.errors import UserError, errors_say
+from agd.runtime.threads import ahead
 
 ADM = "adm-inception-v3"
 INCEPTION_SHA256 = downloads.KNOWN[downloads.INCEPTION].removeprefix("sha256:")
@@ -49,9 +50,8 @@ class Extractor:
 
         Raises UserError if pictures that the model takes as they are have several sizes.
         """
-        remaining = iter(images)
-        while batch := list(islice(remaining, batch_size)):
-            prepared = [self.prepare(centre_crop(image, self.image_size)) for image in batch]
+        remaining = ahead(lambda image: self.prepare(centre_crop(image, self.image_size)), images)
+        while prepared := list(islice(remaining, batch_size)):
             if len(sizes := {tuple(one.shape[-2:]) for one in prepared}) > 1:
                 (h, w), (other_h, other_w) = sorted(sizes)[:2]
                 raise UserError(

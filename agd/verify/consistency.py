@@ -9,6 +9,7 @@ from pathlib import Path
 from agd.adapters import saving
 from agd.artifacts import trajectories
 from agd.artifacts.files import sha256
+from agd.artifacts.pairs import check_together
 from agd.artifacts.provenance import digest
 from agd.artifacts.scores import Scores
 from agd.artifacts.sealed_json import RECORD
@@ -68,7 +69,7 @@ def _check_shards(folder: Path, here: Found, found: Found) -> None:
         want(seed == f"seed{shard.provenance['seed']}", path, f"sampled for another seed than {seed}")
         same = base is None or base["fingerprint"] == shard.provenance["base"]["fingerprint"]
         want(same, path, "sampled from another base model than the one in base/")
-    trajectories.check_together(list(here), list(here.values()))
+    check_together(list(here), list(here.values()))
 
 
 def _trajectories_of(adapter: Path, found: Found) -> Path | None:

@@ -8,6 +8,7 @@ import zarr
 from conftest import command
 
 from agd.artifacts import trajectories
+from agd.artifacts.pairs import Pairs
 from agd.runtime.errors import UserError
 
 
@@ -59,13 +60,15 @@ def test_pairs_of_several_shards(tmp_path, memory):
     written = [shard(0), shard(3, n=2)]
     for s in written:
         trajectories.write(tmp_path / trajectories.shard_name(s.index[0]), s)
-    pairs = trajectories.Pairs(trajectories.find([tmp_path]), memory)
+    pairs = Pairs(trajectories.find([tmp_path]), memory)
     assert len(pairs) == 5 * 4
     item = pairs[3 * 4 + 2]  # the fourth trajectory's third step is in the second shard
     assert np.array_equal(np.stack([item["x"], item["target"]]), written[1].pairs[0, 2])
     assert item["timestep"] == 10
     assert item["guidance_scale"] == written[1].guidance_scale[0]
-    assert item["conditions/class_label"] == 0
+    assert item["trajectory"] == 3
+    found = pairs.conditions([3, 1, 3])
+    assert {name: values.tolist() for name, values in found.items()} == {"class_label": [0, 1, 0]}
 
 
 def test_every_flipped_byte_is_noticed(path):
@@ -81,14 +84,14 @@ def test_every_flipped_byte_is_noticed(path):
 
 def test_every_flipped_byte_of_a_large_set_is_noticed_when_it_is_read(path):
     """A set too large for memory is not read whole at the start of a training: its shards' records and CRC-32 are checked."""
-    whole, good, refused = path.read_bytes(), trajectories.Pairs([path]), []
+    whole, good, refused = path.read_bytes(), Pairs([path]), []
     rng = np.random.default_rng(1)
     for position in [0, len(whole) - 1, len(whole) - 70, *rng.integers(0, len(whole), 60).tolist()]:
         changed = bytearray(whole)
         changed[position] ^= 1 << rng.integers(8)
         path.write_bytes(changed)
         try:
-            pairs = trajectories.Pairs([path], memory_bytes=0)
+            pairs = Pairs([path], memory_bytes=0)
             read = [pairs[i] for i in range(len(pairs))]
         except UserError as error:
             refused.append(str(error).startswith(f"{path}: "))
@@ -101,11 +104,11 @@ def test_every_flipped_byte_of_a_large_set_is_noticed_when_it_is_read(path):
 def test_a_large_set_is_not_read_at_the_start(path, monkeypatch):
     read = []
     monkeypatch.setattr(trajectories, "open_zip", lambda path: read.append(path) or zipfile.ZipFile(path))
-    trajectories.Pairs([path], memory_bytes=0)
+    Pairs([path], memory_bytes=0)
     assert read == []
-    trajectories.Pairs([path])
+    Pairs([path])
     path.with_name("000000.json").unlink()
-    trajectories.Pairs([path], memory_bytes=0)
+    Pairs([path], memory_bytes=0)
     assert read == [path, path]  # without a record, every byte is read
 
 
@@ -131,7 +134,7 @@ def test_a_missing_zarr_chunk_is_noticed(path, tmp_path):
     with pytest.raises(UserError, match="holds less than it says"):
         trajectories.read(path)
     with pytest.raises(UserError, match="trajectory 1 is incomplete"):
-        trajectories.Pairs([path], memory_bytes=0)[1 * 4]
+        Pairs([path], memory_bytes=0)[1 * 4]
 
 
 def test_a_sealed_zip_of_something_else_is_named(tmp_path):
@@ -164,14 +167,14 @@ def test_shards_that_do_not_belong_together(path, second, message):
     other = path.parent / trajectories.shard_name(3)
     trajectories.write(other, second)
     with pytest.raises(UserError, match=f"{other.name}: {message}"):
-        trajectories.Pairs([path, other])
+        Pairs([path, other])
 
 
 def test_a_hole_among_the_shards_is_named(path):
     far = path.parent / trajectories.shard_name(6)
     trajectories.write(far, shard(6))
     with pytest.raises(UserError, match=r"000003.zarr.zip: missing \(no shard holds trajectory 3\)"):
-        trajectories.Pairs([path, far])
+        Pairs([path, far])
 
 
 def test_missing_shards_are_named(tmp_path, capsys):

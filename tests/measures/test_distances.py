@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
 from agd.measures import distances
 
@@ -75,3 +76,13 @@ def test_inception_score_of_known_classes():
     p /= p.sum(1, keepdims=True)
     by_hand = np.exp((p * np.log(p / p.mean(0))).sum(1).mean())
     assert distances.inception_score(features, weights) == pytest.approx(by_hand)
+
+
+def test_tensors_give_what_arrays_give(rng):
+    """On a GPU, features are tensors there."""
+    x, y = rng.normal(size=(50, 8)).astype(np.float32), rng.normal(size=(70, 8)).astype(np.float32) + 0.3
+    there = torch.from_numpy(x), torch.from_numpy(y)
+    found = distances.kernel_distance(*there, block=16)
+    assert isinstance(found, float)
+    assert found == pytest.approx(distances.kernel_distance(x, y), rel=1e-12)
+    assert distances.precision_recall(*there) == distances.precision_recall(x, y)

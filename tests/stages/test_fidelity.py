@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import command, training_words
 
-from agd import measure_fidelity, train
+from agd import measure_fidelity
 from agd.adapters.model_card import model_card
+from agd.diffusion import batches
 from agd.diffusion.distillation import Unadapted
 from agd.diffusion.fidelity import compare, figures, held_out_trajectories
 from agd.runtime.errors import UserError
@@ -99,7 +100,7 @@ def test_the_last_trajectories_are_held_out(shards, tmp_path, monkeypatch):
     assert held_out_trajectories(0.99, 3) == 2
     drawn = []
     monkeypatch.setattr(
-        train, "batch_indices", lambda k, seed, number, size: drawn.append(number) or torch.zeros(size).long()
+        batches, "batch_indices", lambda k, seed, number, size: drawn.append(number) or torch.zeros(size).long()
     )
     command("train", *training_words(shards, tmp_path, "--held-out-fraction", 0.2, steps=5))
     assert set(drawn) == {80}  # of 10 trajectories of 10 steps

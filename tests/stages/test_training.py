@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from agd import train
 from agd.artifacts import checkpoints
+from agd.diffusion.batches import batch_indices
 from agd.dit.family import DiT
 
 
@@ -216,8 +217,8 @@ def test_another_base_is_refused(shards, other_base, tmp_path, capsys):
 
 
 def test_wrong_batch_indices_would_show():
-    first = train.batch_indices(0, 0, 1000, 64)
-    assert torch.equal(first, train.batch_indices(0, 0, 1000, 64))
-    assert not torch.equal(first, train.batch_indices(1, 0, 1000, 64))
+    first = batch_indices(0, 0, 1000, 64)
+    assert torch.equal(first, batch_indices(0, 0, 1000, 64))
+    assert not torch.equal(first, batch_indices(1, 0, 1000, 64))
     assert first.min() >= 0
     assert first.max() < 1000
