@@ -47,6 +47,7 @@ class Settings:
     batch_size: int
     columns: int
     device: str
+    deterministic: bool
     family_settings: dict
 
 
@@ -97,7 +98,7 @@ def run(files, settings: Settings, model_class) -> None:
     description = saving.read_description(files.dir) if adapted else None
     base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
-    device = devices.device(settings.device)
+    device = devices.device(settings.device, settings.deterministic)
     settings, subjects = model_class.check(base, files, settings)
     stop = files.first + files.count if files.count else settings.num_samples
     if files.first >= settings.num_samples:

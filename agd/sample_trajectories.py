@@ -52,6 +52,7 @@ class Settings:
     dtype: str
     batch_size: int
     device: str
+    deterministic: bool
     family_settings: dict
 
 
@@ -158,7 +159,7 @@ def run(files, settings: Settings, model_class) -> None:
     The first shard of all also records how precise guidance is in the settings' dtype.
     """
     folder = make_folder(files.output_dir)
-    device = devices.device(settings.device)
+    device = devices.device(settings.device, settings.deterministic)
     base = base_models.pinned(files.base_model, files.base_record)
     settings, subjects = model_class.check(base, files, settings)
     total = settings.num_trajectories

@@ -70,6 +70,7 @@ class Settings:
     checkpoint_interval: int
     num_workers: int
     device: str
+    deterministic: bool
     family_settings: dict
 
 
@@ -164,12 +165,23 @@ def provenance_of(settings: Settings, seed: int, model, pairs: Pairs, device: to
     )
 
 
+def identity_of(made: dict, number: int) -> str:
+    """Return what a checkpoint must be of to be continued: the same adapter, trained by the same number of processes."""
+    return digest([json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(number)])
+
+
+def readers(settings: Settings, pairs: Pairs, accelerator) -> int:
+    """Return how many processes read pairs: as set, or as many as shared memory holds the batches of."""
+    batch_bytes = settings.batch_size // accelerator.num_processes * pairs.bytes_each
+    return processes.workers(settings.num_workers, batch_bytes, accelerator.num_processes)
+
+
 def run(files, settings: Settings, model_class) -> None:
     """Write `adapter.safetensors`, `config.json`, `training.csv` and `cost.json` into `--dir`, and continue from a
     checkpoint there. The last `checkpoint.safetensors` stays."""
     folder = make_folder(files.dir)
     shards = trajectories.find(files.data_path)
-    device = devices.device(settings.device)
+    device = devices.device(settings.device, settings.deterministic)
     pairs = Pairs(shards)
     accelerator = processes.accelerator(device, settings.gpu, settings.batch_size)
     model = open_base(files, settings, model_class, pairs, accelerator.device)
@@ -185,16 +197,14 @@ def run(files, settings: Settings, model_class) -> None:
     optimizer = torch.optim.AdamW(adapters.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     made = provenance_of(settings, files.seed, model, pairs, accelerator.device)
-    identity = digest(
-        [json.dumps({**made, "commit": "", "packages": ""}, sort_keys=True), str(accelerator.num_processes)]
-    )
+    identity = identity_of(made, accelerator.num_processes)
     saved = folder / CHECKPOINT
     at = checkpoints.resume(
         saved, adapters, optimizer, identity, say=lambda words: accelerator.print(f"{STAGE}: {words}", flush=True)
     )
-    shared = settings.batch_size // accelerator.num_processes * pairs.bytes_each
-    workers = processes.workers(settings.num_workers, shared, accelerator.num_processes)
-    loader = batches_from(at.step, settings, files.seed, pairs, number, accelerator, workers)
+    loader = batches_from(
+        at.step, settings, files.seed, pairs, number, accelerator, readers(settings, pairs, accelerator)
+    )
     adapters.train()
     distill = accelerator.prepare(distillation)
     cost = training_cost.Cost(at, accelerator.device)

@@ -358,9 +358,9 @@ MISTAKES = {
         ("missing", f"{TRAIN} BAD/none", "BAD/none: no such file or folder; run sample_trajectories first"),
         ("empty folder", f"{TRAIN} BAD/empty", "BAD/empty: holds no trajectories (*.zarr.zip); run sample_trajectories first"),
         ("not a zip", f"{TRAIN} BAD/bad.zarr.zip", "BAD/bad.zarr.zip: damaged"),
-        ("cut", f"{TRAIN} BAD/shards-cut", "BAD/shards-cut/000000.zarr.zip: damaged (its bytes don't match its checksum); delete it and run again"),
+        ("cut", f"{TRAIN} BAD/shards-cut", "BAD/shards-cut/000000.zarr.zip: damaged (its bytes don't match its checksum); delete it and 000000.json and run again"),
         ("empty file", f"{TRAIN} BAD/shards-empty", "BAD/shards-empty/000000.zarr.zip: damaged"),
-        ("samples instead", f"{TRAIN} SAMPLES", "SAMPLES: not a trajectory shard; delete it and sample the trajectories again"),
+        ("samples instead", f"{TRAIN} SAMPLES", "SAMPLES: not a trajectory shard; give what sample_trajectories wrote"),
         ("twice", f"{TRAIN} SHARDS SHARDS", "SHARDS/000000.zarr.zip: trajectory 0 is in SHARDS/000000.zarr.zip too; delete the file that is left over"),
     ],
     "adapters": [
@@ -372,7 +372,7 @@ MISTAKES = {
         ("without its base", f"{SAMPLE} --dir BAD/adapter-baseless", "--base-model: missing; BAD/adapter-baseless doesn't say which model it was trained on"),
     ],
     "adapters' weights": [
-        ("missing", f"{SAMPLE} --dir BAD/adapter-weightless", "BAD/adapter-weightless/adapter.safetensors: no such file"),
+        ("missing", f"{SAMPLE} --dir BAD/adapter-weightless", "BAD/adapter-weightless/adapter.safetensors: missing, while config.json tells of it; delete that too, and run again"),
         ("cut", f"{SAMPLE} --dir BAD/adapter-cut", "BAD/adapter-cut/adapter.safetensors: damaged, or another's"),
         ("of another size", f"{SAMPLE} --dir BAD/adapter-wide", "BAD/adapter-wide/adapter.safetensors: doesn't fit the config.json beside it; train the adapter again"),
         ("of another shape", f"{SAMPLE} --dir ADAPTER --base-model BAD/deeper", "ADAPTER: made for a base of another shape (12 linear layers of width 16 to 64, "),

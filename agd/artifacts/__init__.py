@@ -11,7 +11,8 @@ __all__, __getattr__ = hand_on(
     zips=["open_zip", "write_zip"],
     sealed_json=["check_files", "read_json", "read_sealed", "write_sealed"],
     provenance=["model_fingerprint"],
-    trajectories=["Pairs", "Shard"],
+    trajectories=["Shard"],
+    pairs=["Pairs"],
     images=["read_images", "write_grid", "write_images"],
     downloads=["fetch"],
 )

@@ -84,11 +84,11 @@ def _said(path: str | Path) -> dict:
 
 
 def _check_record(path: str | Path) -> bool:
-    """Check a shard against the record beside it. Returns whether there is one. Raises UserError if it is of another."""
+    """Check a shard against its record. Returns whether there is one beside it. Raises UserError if it is of another shard."""
     record = record_beside(path)
-    if not record.is_file():
+    said = read_sealed(record) if record.is_file() else {}
+    if "seal" not in said:
         return False
-    said = read_sealed(record)
     if {name: said.get(name) for name in ("bytes", "seal")} != _said(path):
         raise UserError(f"{path}: damaged, or not what {record.name} tells of; delete both, and run again")
     return True
@@ -151,7 +151,7 @@ def _read(path: str | Path, pairs: bool) -> Shard:
         )
         complete = len(shard.index) == group.attrs["trajectories"] == array.shape[0]
     except (KeyError, FileNotFoundError):
-        raise UserError(f"{path}: not a trajectory shard; {again(path)}") from None
+        raise UserError(f"{path}: not a trajectory shard; give what sample_trajectories wrote") from None
     if not complete or (pairs and not np.isfinite(shard.pairs).all()):
         raise UserError(f"{path}: holds less than it says; {again(path)}")
     return shard

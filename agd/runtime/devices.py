@@ -1,6 +1,7 @@
 """Converts names of devices and dtypes to torch's, and reduces batches that don't fit in memory."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,8 +18,20 @@ _FULL = (
 )
 
 
-def device(name: str) -> torch.device:
-    """Return the torch device; `auto` takes a GPU if there is one. Raises UserError if the device is not available."""
+def device(name: str, deterministic: bool = False) -> torch.device:
+    """Return the torch device; `auto` takes a GPU if there is one. Raises UserError if the device is not available.
+
+    deterministic: whether this process's work on a GPU is to give the same results each time, where PyTorch can.
+    """
+    found = _device(name)
+    if deterministic and found.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return found
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wanted = torch.device(name)
