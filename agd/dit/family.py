@@ -39,9 +39,10 @@ class DiT:
         """
         folder = base_models.locate(name)
         base_models.index(folder, ["DiTPipeline"], _PARTS)
-        without = {} if images else {"vae": None}
+        given = {} if images else {"vae": None}
+        given["variant"] = base_models.variant(folder, [DENOISER_FOLDER, "vae"])
         dtypes = {"default": dtype, "vae": torch.float32}
-        pipe = base_models.open_safely(DiTPipeline, folder, dtype=dtypes, **without)
+        pipe = base_models.open_safely(DiTPipeline, folder, dtype=dtypes, **given)
         base_models.check_whole(folder, pipe.transformer, pipe.vae)
         self.denoiser = pipe.transformer.to(device).eval().requires_grad_(False)
         self.scheduler = pipe.scheduler

@@ -67,6 +67,7 @@ class StableDiffusion:
         dtypes = {"default": dtype, "vae": torch.float32}
         if conditions:
             given |= {part: _text_encoder(folder / part, dtype) for part in _ENCODERS if declared.get(part, [None])[0]}
+        given["variant"] = base_models.variant(folder, [DENOISER_FOLDER, "vae"])
         pipe = base_models.open_safely(_CLASSES[declared["_class_name"]], folder, dtype=dtypes, **given)
         base_models.check_whole(folder, pipe.unet, pipe.vae)
         for part in (pipe.unet, pipe.vae, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
@@ -187,7 +188,8 @@ class StableDiffusion:
 
 def _text_encoder(folder: Path, dtype: torch.dtype):
     """Open a text encoder outside the pipeline, which would silently fill missing weights at random."""
-    opened, loading = base_models.open_safely(_ENCODERS[folder.name], folder, dtype=dtype, output_loading_info=True)
+    own = {"dtype": dtype, "variant": base_models.variant(folder.parent, [folder.name])}
+    opened, loading = base_models.open_safely(_ENCODERS[folder.name], folder, **own, output_loading_info=True)
     if lacking := sorted(loading["missing_keys"]):
         raise UserError(f"{folder}: its weights lack {lacking[0]} ({len(lacking)} in all); fetch the model again")
     return opened
