@@ -87,10 +87,12 @@ def changes(before: str, now: str) -> list[str]:
 
 def made_with(path: Path) -> dict | None:
     """Return the provenance in an artifact or in its record, or None if there is none."""
+    if path.suffix == ".json":  # the record of a large file
+        path = next((file for file in map(path.with_suffix, (".zip", ".npz")) if file.is_file()), path)
     if path.name.endswith(trajectories.SUFFIX):
         return trajectories.read(path, pairs=False).provenance
-    if path.suffix == ".zip" or (path.suffix == ".json" and path.with_suffix(".zip").is_file()):
-        return read_images(path.with_suffix(".zip"))[1].get("provenance")
+    if path.suffix == ".zip":
+        return read_images(path)[1].get("provenance")
     if path.suffix == ".npz":
         reference = read_reference(path)
         return {"settings": {name: getattr(reference, name) for name in ("source", "n", "extractor", "weights_sha256")}}

@@ -69,9 +69,9 @@ def settings(stage, wildcards):
     return configuration.settings(config, model, stage, variant)
 
 
-def files_of(records, suffix):
+def zips_of(records):
     """Return the large files that these records tell of. Jobs depend on records: Snakemake reads every input of a job whole."""
-    return [record.removesuffix(".json") + suffix for record in records]
+    return [f"{record.removesuffix('.json')}.zip" for record in records]
 
 
 def adapters(model):

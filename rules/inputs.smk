@@ -103,11 +103,11 @@ def shard_records(wildcards):
     if adapter not in adapters(model) or "trained_as" in adapters(model)[adapter]:
         stop(f"models.{model}.adapters: {adapter!r} is not there to be trained; add it")
     source = configuration.trajectories_of(config, model, adapter)
-    pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.json"
+    pattern = "results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.json"
     names = chunks("sample_trajectories", model, source)
     return expand(pattern, model=model, seed=wildcards.seed, source=source, chunk=names)
 
 
 def shards(wildcards, input):
     """A param: the shards that a training reads."""
-    return files_of(input.shards, ".zarr.zip")
+    return zips_of(input.shards)

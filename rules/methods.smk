@@ -88,4 +88,4 @@ def sample_records(wildcards):
 
 def samples(wildcards, input):
     """A param: the samples that a job reads."""
-    return files_of(input.samples, ".zip")
+    return zips_of(input.samples)

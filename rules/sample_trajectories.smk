@@ -5,7 +5,7 @@ rule sample_trajectories:
         images=images_to_noise,
     output:
         shard="results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.zip",
-        record="results/{model}/seed{seed}/trajectories/{source}/{chunk}.json",
+        record="results/{model}/seed{seed}/trajectories/{source}/{chunk}.zarr.json",
     log:
         "results/logs/sample_trajectories/{model}/seed{seed}/{source}/{chunk}.log",
     benchmark:

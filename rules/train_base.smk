@@ -12,6 +12,8 @@ rule train_base:
     conda:
         "../envs/agd.yaml"
     threads: 2
+    # First: where others take one thread each, two are never free at once, and all that needs this base would come last.
+    priority: 1
     resources:
         gpu=gpu("train_base"),
     params:

@@ -358,7 +358,7 @@ MISTAKES = {
         ("missing", f"{TRAIN} BAD/none", "BAD/none: no such file or folder; run sample_trajectories first"),
         ("empty folder", f"{TRAIN} BAD/empty", "BAD/empty: holds no trajectories (*.zarr.zip); run sample_trajectories first"),
         ("not a zip", f"{TRAIN} BAD/bad.zarr.zip", "BAD/bad.zarr.zip: damaged"),
-        ("cut", f"{TRAIN} BAD/shards-cut", "BAD/shards-cut/000000.zarr.zip: damaged (its bytes don't match its checksum); delete it and 000000.json and run again"),
+        ("cut", f"{TRAIN} BAD/shards-cut", "BAD/shards-cut/000000.zarr.zip: damaged (its bytes don't match its checksum); delete it and 000000.zarr.json and run again"),
         ("empty file", f"{TRAIN} BAD/shards-empty", "BAD/shards-empty/000000.zarr.zip: damaged"),
         ("samples instead", f"{TRAIN} SAMPLES", "SAMPLES: not a trajectory shard; give what sample_trajectories wrote"),
         ("twice", f"{TRAIN} SHARDS SHARDS", "SHARDS/000000.zarr.zip: trajectory 0 is in SHARDS/000000.zarr.zip too; delete the file that is left over"),

@@ -62,4 +62,4 @@ class AdaptedOutput(nn.Module):
         if current.w_B is None:
             return output
         share = current.share_B.view(-1, *[1] * (output.ndim - 1))
-        return output + (self.adapter(output.float(), current.conditions.sum_BH) * share).to(output.dtype)
+        return output + (self.adapter(output, current.activated()) * share).to(output.dtype)

@@ -62,6 +62,7 @@ class ForwardPass:
     w_B = _of_thread("w_B")
     features = _of_thread("features")  # by name
     conditions = _of_thread("conditions")  # agd.adapters.layers.Conditions
+    silu_BH = _of_thread("silu_BH")  # of the conditions' sum, once it was asked for
     share_B = _of_thread("share_B")
 
     def __init__(self):
@@ -95,6 +96,17 @@ class ForwardPass:
     def in_call(self) -> bool:
         """Whether a pipeline's call is running, of which this may be a callback."""
         return any(one.by_call for one in self.scales.get())
+
+    def activated(self) -> torch.Tensor:
+        """Return silu of the conditions' sum (B, H), for adapters of embeddings and normalizations.
+
+        Computed once per pass, but in training: there, shared gradients would add up in another order, to other bits.
+        """
+        if torch.is_grad_enabled():
+            return torch.nn.functional.silu(self.conditions.sum_BH)
+        if self.silu_BH is None:
+            self.silu_BH = torch.nn.functional.silu(self.conditions.sum_BH)
+        return self.silu_BH
 
     def kept(self) -> dict:
         """Return this thread's state."""

@@ -70,7 +70,7 @@ class ConditionEncoder(nn.Module):
         w_B = w_B / self.scale_max
         groups = [self.guidance(w_B.clamp(max=1.0) if self.clamped else w_B)[:, None]]
         groups += [project(features[name].float()) for name, project in self.projections.items()]
-        sum_BH = torch.stack([group_BmH.mean(1) for group_BmH in groups]).sum(0)
+        sum_BH = torch.stack([of_m.mean(1) if of_m.shape[1] > 1 else of_m[:, 0] for of_m in groups]).sum(0)
         if not self.attended:
             return Conditions(None, sum_BH)
         tokens_BMH = torch.cat(groups, dim=1)
@@ -207,15 +207,15 @@ class LowRankAdapter(nn.Module):
 
 
 class EmbeddingAdapter(nn.Module):
-    """Computes the vector that is added to the base's embedding of the timestep, from the conditions' sum."""
+    """Computes the vector that is added to the base's embedding of the timestep, from the conditions' sum C: out(silu(C))."""
 
     def __init__(self, width: int, config: AdapterConfig):
         super().__init__()
         self.out = _output_layer(config.hidden_size, width, config.zero_init)
 
-    def forward(self, x_BD: torch.Tensor, sum_BH: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BD: torch.Tensor, silu_BH: torch.Tensor) -> torch.Tensor:
         """(B, D), (B, H) -> (B, D), to be added to the embedding x, on which it does not depend."""
-        return self.out(nn.functional.silu(sum_BH))
+        return self.out(silu_BH)
 
 
 class NormAdapter(nn.Module):
@@ -228,10 +228,10 @@ class NormAdapter(nn.Module):
         super().__init__()
         self.out = _output_layer(config.hidden_size, 2 * channels, config.zero_init)
 
-    def forward(self, x_BDHW: torch.Tensor, sum_BH: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BDHW: torch.Tensor, silu_BH: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w), (B, H) -> (B, D, h, w), to be added to the normalization's output."""
-        scale_BD11, shift_BD11 = self.out(nn.functional.silu(sum_BH))[:, :, None, None].chunk(2, dim=1)
-        return x_BDHW * scale_BD11 + shift_BD11
+        scale_BD11, shift_BD11 = self.out(silu_BH)[:, :, None, None].chunk(2, dim=1)
+        return x_BDHW.float() * scale_BD11 + shift_BD11
 
 
 def _output_layer(inner: int, width: int, zero_init: bool) -> Linear:

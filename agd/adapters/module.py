@@ -137,7 +137,8 @@ class Adapters(nn.Module):
         if self._attentions and enabled and not torch.compiler.is_compiling():
             fusing.check_projections(self.config.kind, self._attentions)
         current.arguments = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        current.w_B, current.w = None, self._guidance_scale() if enabled else None
+        current.w_B = current.silu_BH = None
+        current.w = self._guidance_scale() if enabled else None
 
     def _guidance_scale(self) -> torch.Tensor | float | None:
         """Return this pass's w, which the caller has set by `scale`."""
@@ -166,9 +167,11 @@ class Adapters(nn.Module):
         w_B = per_sample(
             torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0], current.by_call
         )
-        with torch.no_grad():
-            embedded = self.anatomy.embed(self.host, current.arguments, output)
-        current.features = {name: embedded[name] for name in self.base_shape["features"]}
+        wanted, embedded = self.base_shape["features"], {}
+        if wanted:
+            with torch.no_grad():
+                embedded = self.anatomy.embed(self.host, current.arguments, output)
+        current.features = {name: embedded[name] for name in wanted}
         current.share_B = gain(w_B, self.config) * self._strength
         current.conditions = self.encoder(w_B, current.features) if self.encoder else None
         current.w_B = w_B

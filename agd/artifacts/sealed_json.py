@@ -66,15 +66,28 @@ def read_sealed(path: str | Path) -> dict:
 
 
 def record_beside(path: str | Path) -> Path:
-    """Return where the small record of a large file is, if it has one: `000000.json` of `000000.zarr.zip`."""
-    return Path(path).with_name(Path(path).name.split(".")[0] + ".json")
+    """Return where the small record of a large file is, if it has one: `000000.zarr.json` of `000000.zarr.zip`."""
+    return Path(path).with_suffix(".json")
+
+
+def with_its_record(path: str | Path) -> str:
+    """Return what to delete with a bad file, in words: `it`, and its record if there is one."""
+    return f"it and {record_beside(path).name}" if _tells_of(path) else "it"
 
 
 def absent(path: str | Path, otherwise: str = "no such file; make it first, or check the path") -> UserError:
     """Return the error for a file that is not there. otherwise: what it says if there is no record of the file either."""
-    record = record_beside(path)
-    said = f"missing, while {record.name} tells of it; delete that too, and run again"
-    return UserError(f"{path}: {said if record.is_file() else otherwise}")
+    said = f"missing, while {record_beside(path).name} tells of it; delete that too, and run again"
+    return UserError(f"{path}: {said if _tells_of(path) else otherwise}")
+
+
+def _tells_of(path: str | Path) -> bool:
+    """Return whether the file of a record's name beside a file is its record, and not somebody else's JSON."""
+    try:
+        record = parse_json(record_beside(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return Path(path).name in (record.get("shard"), *(record.get("files") or ()))
 
 
 def checksums(folder: str | Path, names: Iterable[str]) -> dict[str, str]:

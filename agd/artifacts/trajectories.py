@@ -21,7 +21,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, ZipStore
 
-from agd.artifacts.sealed_json import absent, read_sealed, record_beside, write_sealed
+from agd.artifacts.sealed_json import absent, read_sealed, record_beside, with_its_record, write_sealed
 from agd.artifacts.zips import open_zip, seal_of, write_zip
 from agd.runtime.errors import UserError, errors_say, one_line
 
@@ -129,8 +129,7 @@ def damage_named(path: str | Path):
 
 def again(path: str | Path) -> str:
     """Return what to do about a bad shard."""
-    what = f"it and {record_beside(path).name}" if record_beside(path).is_file() else "it"
-    return f"delete {what}, and sample the trajectories again"
+    return f"delete {with_its_record(path)}, and sample the trajectories again"
 
 
 def _read(path: str | Path, pairs: bool) -> Shard:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agd.artifacts.files import writing
-from agd.artifacts.sealed_json import absent, record_beside
+from agd.artifacts.sealed_json import absent, with_its_record
 from agd.runtime.errors import UserError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip entry carries a date; a fixed date keeps equal contents equal in bytes
@@ -49,14 +49,14 @@ def open_zip(path: str | os.PathLike) -> zipfile.ZipFile:
 
     Raises UserError, naming the file, if it is missing, truncated or changed.
     """
-    path, record = Path(path), record_beside(path)
+    path = Path(path)
     if not path.is_file():
         raise absent(path)
     with open(path, "rb") as file:
         size = path.stat().st_size
         whole = size > _SEAL_LENGTH and _digest(file, size - _SEAL_LENGTH) == file.read(_SEAL_LENGTH)
     if not whole:
-        what = f"it and {record.name}" if record.is_file() else "it"
+        what = with_its_record(path)
         raise UserError(f"{path}: damaged (its bytes don't match its checksum); delete {what} and run again")
     return zipfile.ZipFile(path)
 

@@ -122,7 +122,9 @@ def by_hand(pipe, folder: str, w: float):
         if adapters.encoder is not None:
             state["conditions"] = adapters.encoder(torch.full((len(output),), w), features)
         if config.embedding:
-            vector = adapters.embeddings["timestep"].adapter(output, state["conditions"].sum_BH)
+            vector = adapters.embeddings["timestep"].adapter(
+                output, torch.nn.functional.silu(state["conditions"].sum_BH)
+            )
             return output + (share * vector).to(output.dtype)
         return output
 
@@ -138,7 +140,7 @@ def by_hand(pipe, folder: str, w: float):
     def scale_and_shift(module, args, output):
         if not config.embedding:
             return output
-        added = adapters.norms["out"].adapter(output.float(), state["conditions"].sum_BH)
+        added = adapters.norms["out"].adapter(output, torch.nn.functional.silu(state["conditions"].sum_BH))
         return output + (share * added).to(output.dtype)
 
     handles = [

@@ -38,7 +38,7 @@ def reference(model):
     plain.load_state_dict({name: values[name.replace(".", "_")] for name, _ in plain.named_parameters()}, strict=False)
     sum_BH = model.agd.encoder(torch.full((3,), 2.0), {}).sum_BH
     for own, block in zip(model.agd.embeddings.values(), plain.transformer_blocks, strict=True):
-        added = own.adapter(None, sum_BH)
+        added = own.adapter(None, torch.nn.functional.silu(sum_BH))
         block.norm1.emb.register_forward_hook(lambda module, args, output, added=added: output + added)
     return plain
 

@@ -107,7 +107,7 @@ def test_a_large_set_is_not_read_at_the_start(path, monkeypatch):
     Pairs([path], memory_bytes=0)
     assert read == []
     Pairs([path])
-    path.with_name("000000.json").unlink()
+    path.with_name("000000.zarr.json").unlink()
     Pairs([path], memory_bytes=0)
     assert read == [path, path]  # without a record, every byte is read
 
@@ -128,9 +128,9 @@ def test_a_missing_zarr_chunk_is_noticed(path, tmp_path):
     without = [entry for entry in entries if "pairs/c/1" not in entry[0]]
     assert len(without) < len(entries)
     write_zip(path, without)
-    with pytest.raises(UserError, match=r"damaged, or not what 000000.json tells of; delete both, and run again"):
+    with pytest.raises(UserError, match=r"damaged, or not what 000000.zarr.json tells of; delete both, and run again"):
         trajectories.read(path)
-    path.with_name("000000.json").unlink()
+    path.with_name("000000.zarr.json").unlink()
     with pytest.raises(UserError, match="holds less than it says"):
         trajectories.read(path)
     with pytest.raises(UserError, match="trajectory 1 is incomplete"):

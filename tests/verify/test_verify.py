@@ -179,7 +179,7 @@ KINDS = {
     "prompts' record": (MODEL / "prompts/provenance.json", read_prompts, BASE / "provenance.json"),
     "reference's record": (MODEL / "reference.json", None, None),
     "shard": (SEED / "trajectories/guided/000002.zarr.zip", train_again, None),
-    "shard's record": (SEED / "trajectories/guided/000002.json", train_again, None),
+    "shard's record": (SEED / "trajectories/guided/000002.zarr.json", train_again, None),
     "adapter": (ADAPTER / "adapter.safetensors", sample, None),
     "adapter's record": (ADAPTER / "config.json", sample, None),
     "training": (ADAPTER / "training.csv", tabulate, None),
@@ -406,7 +406,7 @@ def test_an_adapter_is_compared_with_its_own_trajectories():
     try:
         assert verify.bad(OTHER)[1] == {}
         (strong / "000002.zarr.zip").unlink()
-        (strong / "000002.json").unlink()
+        (strong / "000002.zarr.json").unlink()
         ((file, line),) = verify.bad(OTHER)[1].items()
         assert file == str((strong / "000002.zarr.zip").absolute())
         assert f"missing, while {adapter / 'config.json'} was trained on it" in line

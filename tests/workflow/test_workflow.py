@@ -131,7 +131,7 @@ def test_jobs_depend_on_small_records_not_on_large_files(finished):
     read = set()
     for file in (finished / ".snakemake/metadata").rglob("*"):
         read |= set(json.loads(file.read_text())["input_checksums"] or {}) if file.is_file() else set()
-    assert {"results/tiny/seed0/trajectories/guided/000006.json", "results/tiny/reference.json"} <= read
+    assert {"results/tiny/seed0/trajectories/guided/000006.zarr.json", "results/tiny/reference.json"} <= read
     large = re.compile(r"results/(?!digits/)(?!\w+/base/).*\.(zip|npz|safetensors)")
     assert [name for name in sorted(read) if large.fullmatch(name)] == []
 
@@ -149,7 +149,7 @@ def test_large_files_can_be_deleted_once_they_were_used(finished, tmp_path):
     target = "results/tiny/seed0/adapters/agd/config.json"
     (folder / target).unlink()
     done = snakemake(folder, "--cores", "2", *words, targets=(target,), check=False)
-    missing = "results/tiny/seed0/trajectories/guided/000000.zarr.zip: missing, while 000000.json tells of it; delete that too"
+    missing = "results/tiny/seed0/trajectories/guided/000000.zarr.zip: missing, while 000000.zarr.json tells of it; delete that too"
     assert missing in done.stdout + done.stderr
     for path in folder.glob("results/*/seed0/trajectories/*/*.json"):
         path.unlink()
