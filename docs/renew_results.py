@@ -1,4 +1,5 @@
-"""Puts the tables and figures of a finished digits study into docs/results.md. The sentences between them are written by hand.
+"""Puts the tables and figures of a digits study into docs/results.md. The sentences between them are written by hand. Tables that
+the study hasn't made stay as they are, and are named.
 
 python docs/renew_results.py results/tables/digits     (after `make tables`)
 python docs/renew_results.py                           (says only which stages have changed since)
@@ -67,7 +68,10 @@ def shown(folder: Path, name: str) -> str:
 def renewed(page: str, folder: Path | None) -> str:
     """Return the page with what stands between its marks made again."""
     for name in re.findall(r"<!-- table (\w+) -->", page) if folder else []:
-        page = filled(page, f"table {name}", shown(folder, name))
+        if (folder / f"{name}.json").is_file():
+            page = filled(page, f"table {name}", shown(folder, name))
+        else:
+            print(f"{name}: not in {folder}; the page keeps its own")
     return filled(page, "standing", standing(page))
 
 
