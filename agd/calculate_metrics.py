@@ -10,7 +10,8 @@ from PIL import Image
 from agd.artifacts.files import can_write, sha256
 from agd.artifacts.images import list_images, read_images
 from agd.artifacts.provenance import model_fingerprint, provenance
-from agd.artifacts.sealed_json import check_files, read_sealed, write_sealed
+from agd.artifacts.sealed_json import absent, check_files, read_sealed, write_sealed
+from agd.artifacts.trajectories import SUFFIX
 from agd.measures import extractors, references
 from agd.measures.clip import clip_score
 from agd.runtime import devices
@@ -43,7 +44,11 @@ def find_samples(files) -> list[Path]:
         return sorted(map(Path, files.samples))
     if files.dir is None:
         raise UserError("--dir: missing; give the folder of an adapter with samples, or --samples")
-    found = sorted((Path(files.dir) / "samples").glob("*.zip"))
+    folder = Path(files.dir) / "samples"
+    recorded = {path.with_suffix(".zip") for path in folder.glob("*.json")}
+    found = sorted(path for path in {*folder.glob("*.zip"), *recorded} if not path.name.endswith(SUFFIX))
+    if missing := [path for path in found if not path.is_file()]:
+        raise absent(missing[0], more=len(missing) - 1)
     if not found:
         raise UserError(f"{files.dir}/samples: holds no samples (*.zip); run sample --dir {files.dir} first")
     return found

@@ -1,4 +1,4 @@
-# The GPUs and processes of jobs, and a check of file dates. No rules.
+# The GPUs and processes of jobs, a check of file dates, and what a failed run leaves. No rules.
 from agd.artifacts.user_files import date_as_of_now
 
 
@@ -8,6 +8,16 @@ onstart:
             f"agd: {len(late)} files of results/ were dated in the future, as {late[0]}; a clock is wrong. They are dated now.",
             file=sys.stderr,
         )
+
+
+onerror:
+    # Snakemake deletes what a job is to make anew, and misses nothing between what is finished: after a failed training, the old
+    # fid.json would be up to date. What depends on lost files is marked as begun and not finished, so that the next run makes both.
+    planned = list(workflow.dag.needrun_jobs())
+    lost = [job for job in planned if not all(Path(file).exists() for file in job.output)]
+    for job in set(workflow.dag.bfs(workflow.dag.depending, *lost)) - set(lost):
+        if job.output:
+            workflow.persistence.started(job)
 
 
 def gpu(stage):

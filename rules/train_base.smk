@@ -9,11 +9,11 @@ rule train_base:
         "results/benchmarks/train_base/{model}.tsv"
     wildcard_constraints:
         model=trained("dit"),
+    # First: where others take one thread each, two are never free at once, and all that needs this base would come last.
+    priority: 1
     conda:
         "../envs/agd.yaml"
     threads: 2
-    # First: where others take one thread each, two are never free at once, and all that needs this base would come last.
-    priority: 1
     resources:
         gpu=gpu("train_base"),
     params:

@@ -361,6 +361,7 @@ MISTAKES = {
         ("cut", f"{TRAIN} BAD/shards-cut", "BAD/shards-cut/000000.zarr.zip: damaged (its bytes don't match its checksum); delete it and 000000.zarr.json and run again"),
         ("empty file", f"{TRAIN} BAD/shards-empty", "BAD/shards-empty/000000.zarr.zip: damaged"),
         ("samples instead", f"{TRAIN} SAMPLES", "SAMPLES: not a trajectory shard; give what sample_trajectories wrote"),
+        ("a record", f"{TRAIN} SHARDS/000000.zarr.json", "SHARDS/000000.zarr.json: the record of a shard, at most; give 000000.zarr.zip"),
         ("twice", f"{TRAIN} SHARDS SHARDS", "SHARDS/000000.zarr.zip: trajectory 0 is in SHARDS/000000.zarr.zip too; delete the file that is left over"),
     ],
     "adapters": [

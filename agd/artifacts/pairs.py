@@ -78,6 +78,10 @@ def check_together(paths: Sequence[Path], shards: Sequence[Shard]) -> None:
     """Raise UserError, naming the file, unless all shards are of one study and hold each trajectory exactly once."""
     first, seen = shards[0], {}
     for path, shard in zip(paths, shards, strict=True):
+        if path.name != shard_name(shard.index[0]):
+            raise UserError(
+                f"{path}: begins with trajectory {shard.index[0]}, unlike its name; name it {shard_name(shard.index[0])}"
+            )
         if shard.provenance["base"]["fingerprint"] != first.provenance["base"]["fingerprint"]:
             raise UserError(f"{path}: sampled from another base model than {paths[0]}; train on shards of one base")
         ours, theirs = (_comparable(s.provenance) for s in (first, shard))

@@ -75,9 +75,14 @@ def with_its_record(path: str | Path) -> str:
     return f"it and {record_beside(path).name}" if _tells_of(path) else "it"
 
 
-def absent(path: str | Path, otherwise: str = "no such file; make it first, or check the path") -> UserError:
-    """Return the error for a file that is not there. otherwise: what it says if there is no record of the file either."""
+def absent(
+    path: str | Path, otherwise: str = "no such file; make it first, or check the path", more: int = 0
+) -> UserError:
+    """Return the error for a file that is not there. otherwise: what it says if there is no record of the file either.
+    more: how many others are missing likewise."""
     said = f"missing, while {record_beside(path).name} tells of it; delete that too, and run again"
+    if more:
+        said = f"missing, while {record_beside(path).name} tells of it, and so are {more} more; delete their records too, and run again"
     return UserError(f"{path}: {said if _tells_of(path) else otherwise}")
 
 

@@ -161,12 +161,15 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            here = sorted(path.glob(f"*{SUFFIX}"))
+            here = {*path.glob(f"*{SUFFIX}"), *(record.with_suffix(".zip") for record in path.glob("*.zarr.json"))}
             if not here:
                 raise UserError(f"{path}: holds no trajectories (*{SUFFIX}); run sample_trajectories first")
-            files += here
-        elif path.is_file():
-            files.append(path)
+            files += sorted(here)
+        elif path.suffix == ".json":
+            raise UserError(f"{path}: the record of a shard, at most; give {path.with_suffix('.zip').name}")
         else:
-            raise absent(path, "no such file or folder; run sample_trajectories first, or check the path")
+            files.append(path)
+    if missing := [path for path in files if not path.is_file()]:
+        otherwise = "no such file or folder; run sample_trajectories first, or check the path"
+        raise absent(missing[0], otherwise, more=len(missing) - 1)
     return sorted(files, key=lambda file: file.name)

@@ -164,10 +164,33 @@ def test_values_that_are_not_finite_are_not_stored(tmp_path):
     ids=["base", "settings", "overlap", "shape"],
 )
 def test_shards_that_do_not_belong_together(path, second, message):
-    other = path.parent / trajectories.shard_name(3)
+    other = path.parent / trajectories.shard_name(second.index[0])
     trajectories.write(other, second)
     with pytest.raises(UserError, match=f"{other.name}: {message}"):
         Pairs([path, other])
+
+
+def test_a_shard_under_anothers_name_is_named(path):
+    """Two shards that changed names, with their records, would give other batches."""
+    other = path.parent / trajectories.shard_name(3)
+    trajectories.write(other, shard(3))
+    for first, second in ((path, other), (path.with_suffix(".json"), other.with_suffix(".json"))):
+        aside = first.rename(first.with_name("aside"))
+        second.rename(first)
+        aside.rename(second)
+    with pytest.raises(UserError, match=r"000000.zarr.zip: begins with trajectory 3, unlike its name; name it 000003"):
+        Pairs([path, other])
+
+
+def test_records_without_their_shards_are_named(path):
+    for first in (3, 6):
+        file = path.parent / trajectories.shard_name(first)
+        trajectories.write(file, shard(first))
+        file.unlink()
+    with pytest.raises(
+        UserError, match=r"000003.zarr.zip: missing, while 000003.zarr.json tells of it, and so are 1 more"
+    ):
+        trajectories.find([path.parent])
 
 
 def test_a_hole_among_the_shards_is_named(path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from studies import ROOT, snakemake, study, two_models, write
+from studies import ROOT, planned_jobs, snakemake, study, two_models, write
 
 from agd import explain, verify
 from agd.settings.versions import VERSIONS
@@ -156,6 +156,26 @@ def test_large_files_can_be_deleted_once_they_were_used(finished, tmp_path):
     (folder / "results/tiny/seed0/adapters/agd/checkpoint.safetensors").unlink()
     snakemake(folder, "--cores", "2", *words, targets=(target,))
     assert (folder / target).read_bytes() == (finished / target).read_bytes()
+
+
+def test_what_a_failed_run_lost_is_made_by_the_next(finished, tmp_path):
+    """A failed job's old files are gone; the finished results that were made of them are not up to date."""
+    folder = Path(shutil.copytree(finished, tmp_path / "study", symlinks=True))
+    shard = folder / "results/tiny/seed0/trajectories/guided/000006.zarr.zip"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    words = ("--configfile", write(tmp_path, two_models(tiny__train__steps=5)))
+    snakemake(folder, "--cores", "2", *words, check=False)
+    assert not (folder / "results/tiny/seed0/adapters/agd/config.json").exists()
+    shard.write_bytes(whole)
+    planned = {name for name, _ in planned_jobs(folder, two_models(tiny__train__steps=5))}
+    assert planned == {"train", "sample", "calculate_metrics", "measure_fidelity", "measure_speed", "tabulate"}
+    planned = {name for name, _ in planned_jobs(folder, two_models())}  # and with the settings of before
+    assert "train" in planned
+    snakemake(folder, "--cores", "2", *words)
+    assert "Nothing to be done" in snakemake(folder, "-n", *words).stdout
+    described = json.loads((folder / "results/tiny/seed0/adapters/agd/config.json").read_text())
+    assert described["provenance"]["settings"]["steps"] == 5
 
 
 def test_what_verify_names_is_mended_by_what_it_says(finished, monkeypatch):
