@@ -443,7 +443,7 @@ def test_names_in_a_zip_lead_nowhere(study, tmp_path):
     words = ("--reference", tmp_path / "in" / "images.zip", "--output", tmp_path / "in" / "r.npz")
     command("prepare_reference", *words, "--features-weights", study.classifier, family=None)
     assert references.read_reference(tmp_path / "in" / "r.npz").n == len(entries)
-    assert tree(tmp_path.parent) - before == {f"{tmp_path.name}/in/r.npz"}
+    assert tree(tmp_path.parent) - before == {f"{tmp_path.name}/in/{name}" for name in ("r.npz", "r.json")}
 
 
 def test_a_link_in_a_zip_is_not_followed(tmp_path, capsys):
@@ -473,9 +473,9 @@ PYTHON = """#!/bin/bash
 printf '%s\\0' "$PYTHONPATH" "$@" >> calls; printf '\\n' >> calls
 while [ $# -gt 0 ]; do
   case $1 in
-    --output) mkdir -p "$(dirname "$2")"; touch "$2";;
+    --output) mkdir -p "$(dirname "$2")"; touch "$2"; case $2 in *.npz) touch "${2%.npz}.json";; esac;;
     --output-dir|--dir) mkdir -p "$2"; for name in trajectories.txt samples.txt provenance.json adapter.safetensors \\
-      config.json training.csv cost.json 000000.zip 000000.json 000000.zarr.zip fid.json fid.txt samples.png training.png fidelity.png; do
+      config.json training.csv cost.json 000000.zip 000000.json 000000.zarr.zip 000000.zarr.json fid.json fid.txt samples.png training.png fidelity.png; do
       [ -e "$2/$name" ] || touch "$2/$name"; done;;
   esac
   shift

@@ -163,7 +163,8 @@ def test_one_shard_by_itself_is_the_same_file(base, tmp_path):
     ]
     command("sample_trajectories", *words, "--output-dir", tmp_path / "all")
     command("sample_trajectories", *words, "--output-dir", tmp_path / "own", "--first", 5, "--count", 5)
-    assert sorted(f.name for f in (tmp_path / "all").iterdir()) == ["000000.zarr.zip", "000005.zarr.zip"]
+    files = [f"{first}.zarr.{kind}" for first in ("000000", "000005") for kind in ("json", "zip")]
+    assert sorted(f.name for f in (tmp_path / "all").iterdir()) == files
     assert (tmp_path / "all" / "000005.zarr.zip").read_bytes() == (tmp_path / "own" / "000005.zarr.zip").read_bytes()
 
 
