@@ -16,7 +16,7 @@ onerror:
     planned = list(workflow.dag.needrun_jobs())
     lost = [job for job in planned if not all(Path(file).exists() for file in job.output)]
     for job in set(workflow.dag.bfs(workflow.dag.depending, *lost)) - set(lost):
-        if job.output:
+        if any(Path(file).exists() for file in job.output):
             workflow.persistence.started(job)
 
 
