@@ -149,7 +149,7 @@ def test_large_files_can_be_deleted_once_they_were_used(finished, tmp_path):
     target = "results/tiny/seed0/adapters/agd/config.json"
     (folder / target).unlink()
     done = snakemake(folder, "--cores", "2", *words, targets=(target,), check=False)
-    missing = "results/tiny/seed0/trajectories/guided/000000.zarr.zip: missing, while 000000.zarr.json tells of it; delete that too"
+    missing = "results/tiny/seed0/trajectories/guided/000000.zarr.zip: missing, while 000000.zarr.json tells of it, and so are"
     assert missing in done.stdout + done.stderr
     for path in folder.glob("results/*/seed0/trajectories/*/*.json"):
         path.unlink()
