@@ -10,7 +10,7 @@ from PIL import Image
 from agd.artifacts.files import can_write, sha256
 from agd.artifacts.images import list_images, read_images
 from agd.artifacts.provenance import model_fingerprint, provenance
-from agd.artifacts.sealed_json import absent, check_files, read_sealed, write_sealed
+from agd.artifacts.sealed_json import absent, check_files, is_recorded, read_sealed, write_sealed
 from agd.artifacts.trajectories import SUFFIX
 from agd.measures import extractors, references
 from agd.measures.clip import clip_score
@@ -45,7 +45,7 @@ def find_samples(files) -> list[Path]:
     if files.dir is None:
         raise UserError("--dir: missing; give the folder of an adapter with samples, or --samples")
     folder = Path(files.dir) / "samples"
-    recorded = {path.with_suffix(".zip") for path in folder.glob("*.json")}
+    recorded = {path.with_suffix(".zip") for path in folder.glob("*.json") if is_recorded(path.with_suffix(".zip"))}
     found = sorted(path for path in {*folder.glob("*.zip"), *recorded} if not path.name.endswith(SUFFIX))
     if missing := [path for path in found if not path.is_file()]:
         raise absent(missing[0], more=len(missing) - 1)

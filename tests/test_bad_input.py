@@ -347,6 +347,7 @@ MISTAKES = {
     ],
     "samples and metrics": [
         ("none in an adapter's folder", "agd.dit.calculate_metrics --ref BAD/images --dir BAD/empty", "BAD/empty/samples: holds no samples (*.zip); run sample"),
+        ("a record without its samples", "agd.dit.calculate_metrics --ref BAD/images --dir BAD/lost", "BAD/lost/samples/000000.zip: missing, while 000000.json tells of it; delete that too"),
         ("without their cost", f"{METRICS} BAD/images --samples BAD/alone.zip", "BAD/alone.json: no such file; make it first"),
         ("another's cost", f"{METRICS} BAD/images --samples BAD/swapped.zip", "BAD/swapped.zip: damaged, or another's"),
         ("fewer than neighbours", f"{METRICS} BAD/good --neighbours 4", "neighbours: 4 needs more than the 4 images there are; sample more"),
@@ -598,6 +599,9 @@ def bad_files(bad: Path, good: dict[str, Path]) -> None:
         shutil.copy(good["SAMPLES"], bad / f"{name}.zip")
     files = {"images": 4, "evaluations": 8, "seconds": 1, "files": {"swapped.zip": "0" * 64}}
     (bad / "swapped.json").write_bytes(sealed_json(files))
+    (bad / "lost" / "samples").mkdir(parents=True)
+    (bad / "lost" / "samples" / "notes.json").write_text("{}")
+    (bad / "lost" / "samples" / "000000.json").write_bytes(sealed_json({**files, "files": {"000000.zip": "0" * 64}}))
 
     (bad / "text.npz").write_text("no zip")
     np.save(bad / "array.npy", np.zeros(3))

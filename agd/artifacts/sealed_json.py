@@ -72,7 +72,7 @@ def record_beside(path: str | Path) -> Path:
 
 def with_its_record(path: str | Path) -> str:
     """Return what to delete with a bad file, in words: `it`, and its record if there is one."""
-    return f"it and {record_beside(path).name}" if _tells_of(path) else "it"
+    return f"it and {record_beside(path).name}" if is_recorded(path) else "it"
 
 
 def absent(
@@ -83,11 +83,11 @@ def absent(
     said = f"missing, while {record_beside(path).name} tells of it; delete that too, and run again"
     if more:
         said = f"missing, while {record_beside(path).name} tells of it, and so are {more} more; delete their records too, and run again"
-    return UserError(f"{path}: {said if _tells_of(path) else otherwise}")
+    return UserError(f"{path}: {said if is_recorded(path) else otherwise}")
 
 
-def _tells_of(path: str | Path) -> bool:
-    """Return whether the file of a record's name beside a file is its record, and not somebody else's JSON."""
+def is_recorded(path: str | Path) -> bool:
+    """Return whether a file, which need not be there, has a record beside it: not somebody else's JSON of that name."""
     try:
         record = parse_json(record_beside(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
