@@ -167,10 +167,9 @@ class Adapters(nn.Module):
         w_B = per_sample(
             torch.as_tensor(current.w, dtype=torch.float32, device=output.device), output.shape[0], current.by_call
         )
-        wanted, embedded = self.base_shape["features"], {}
-        if wanted:
-            with torch.no_grad():
-                embedded = self.anatomy.embed(self.host, current.arguments, output)
+        wanted = self.base_shape["features"]
+        with torch.no_grad():
+            embedded = self.anatomy.embed(self.host, current.arguments, output) if wanted else {}
         current.features = {name: embedded[name] for name in wanted}
         current.share_B = gain(w_B, self.config) * self._strength
         current.conditions = self.encoder(w_B, current.features) if self.encoder else None

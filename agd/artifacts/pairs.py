@@ -75,7 +75,8 @@ class Pairs:
 
 
 def check_together(paths: Sequence[Path], shards: Sequence[Shard]) -> None:
-    """Raise UserError, naming the file, unless all shards are of one study and hold each trajectory exactly once."""
+    """Raise UserError, naming the file, unless all shards are of one study, named by their first trajectories, and hold each
+    trajectory exactly once."""
     first, seen = shards[0], {}
     for path, shard in zip(paths, shards, strict=True):
         if path.name != shard_name(shard.index[0]):

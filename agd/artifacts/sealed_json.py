@@ -80,10 +80,12 @@ def absent(
 ) -> UserError:
     """Return the error for a file that is not there. otherwise: what it says if there is no record of the file either.
     more: how many others are missing likewise."""
-    said = f"missing, while {record_beside(path).name} tells of it; delete that too, and run again"
-    if more:
-        said = f"missing, while {record_beside(path).name} tells of it, and so are {more} more; delete their records too, and run again"
-    return UserError(f"{path}: {said if is_recorded(path) else otherwise}")
+    return _lost(path, record_beside(path), more) if is_recorded(path) else UserError(f"{path}: {otherwise}")
+
+
+def _lost(path: str | Path, record: Path, more: int = 0) -> UserError:
+    others, what = (f", and so are {more} more", "their records") if more else ("", "that")
+    return UserError(f"{path}: missing, while {record.name} tells of it{others}; delete {what} too, and run again")
 
 
 def is_recorded(path: str | Path) -> bool:
@@ -108,9 +110,7 @@ def check_files(record_path: str | Path, record: dict, *names: str) -> None:
             raise UserError(f"{record_path}: lists {name}, which is outside of its folder; make it again")
         file = Path(record_path).parent / name
         if not file.is_file():
-            raise UserError(
-                f"{file}: missing, while {Path(record_path).name} tells of it; delete that too, and run again"
-            )
+            raise _lost(file, Path(record_path))
         if sha256(file) != record.get("files", {}).get(name):
             raise UserError(
                 f"{file}: damaged, or another's (its checksum is not that in {Path(record_path).name}); "

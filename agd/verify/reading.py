@@ -124,7 +124,8 @@ def read_shard_record(path: Path) -> dict:
     """Read a shard's record. Reading the shard compares the two."""
     record = read_sealed(path)
     want({"shard", "seal"} <= set(record), path, "is the record of something else")
-    shard = path.with_name(record["shard"])
+    shard = path.with_suffix(".zip")
+    want(record["shard"] == shard.name, path, f"is the record of {record['shard']}")
     there = shard.is_file() or _all_deleted(path.parent, trajectories.SUFFIX)
     want(there, shard, f"missing, while {path.name} is there")
     return record

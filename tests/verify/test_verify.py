@@ -314,6 +314,8 @@ def test_trajectories_that_were_deleted_on_purpose(spoil):
     for path in shards[1:]:
         spoil(path, "delete")
     assert verify.bad(MODEL)[1] == {}
+    spoil(records[0], "swap", records[1])  # whole, and of another shard
+    assert "is the record of 000002.zarr.zip" in verify.bad(MODEL)[1][str(records[0].absolute())]
     for path in records:
         spoil(path, "delete")
     assert verify.bad(MODEL)[1] == {}
