@@ -17,7 +17,7 @@ from pathlib import Path
 from agd.adapters import saving
 from agd.artifacts import trajectories
 from agd.artifacts.images import read_images
-from agd.artifacts.sealed_json import RECORD, read_sealed
+from agd.artifacts.sealed_json import RECORD, read_sealed, record_beside
 from agd.measures.references import read_reference
 from agd.runtime.errors import UserError
 from agd.runtime.output import any_encoding
@@ -122,13 +122,19 @@ def description(made: dict) -> list[str]:
     return lines
 
 
+def _file_of(folder: Path) -> str:
+    """Return the name of the file that stands for a folder: of trajectories, samples, an adapter, a base, a model or tables."""
+    first = record_beside(trajectories.shard_name(0)).name
+    kinds = {"adapters": saving.CONFIG, "tables": "index.json", "trajectories": first}
+    if len(folder.parts) > 3 and folder.parts[-4] == "samples":
+        return "000000.json"
+    return kinds.get(folder.parent.name, RECORD if folder.name in ("base", "prompts") else "fid.json")
+
+
 def explain(artifact: str, words: list[str]) -> list[str]:
     """Return lines that say why an artifact would be made again, and what it was made with."""
     path = Path(os.path.relpath(artifact))  # Snakemake knows its files only by relative paths
-    if path.suffix == "":  # a folder of an adapter, a base, a model or a study's tables
-        path /= {"adapters": saving.CONFIG, "tables": "index.json"}.get(
-            path.parent.name, RECORD if path.name in ("base", "prompts") else "fid.json"
-        )
+    path = path if path.suffix else path / _file_of(path)
     planned = jobs(dry_run(str(path), words))
     lines = [f"{artifact}: {'would be made again' if planned else 'is up to date'}" + (", because" if planned else "")]
     for job in planned:
@@ -143,7 +149,7 @@ def explain(artifact: str, words: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line. On a user's mistake: exit status 2 and one line."""
     parser = argparse.ArgumentParser("python -m agd.explain", description=__doc__.split("\n")[0])
-    parser.add_argument("artifact", help="a file below results/, or the folder of a model, an adapter or a base")
+    parser.add_argument("artifact", help="a file below results/, or a folder of one kind: a model, an adapter, samples")
     known, words = parser.parse_known_args(argv)
     any_encoding()
     try:

@@ -17,6 +17,8 @@ from agd.settings.tables import Run
 
 _SMALL_GPU = 24  # GB
 _NAMES = ("model", "method", "w", "steps")  # of a row from elsewhere
+# What a value from elsewhere is at least; others 0. KID is an unbiased estimate, and may be below 0.
+_LOWEST = {"w": 1, "steps": 1, "kid": -math.inf, "captured": -math.inf, "clip_score": -math.inf, "inception_score": 1}
 
 
 class OneTable:
@@ -181,7 +183,8 @@ def _read(path: Path, key: str, what: str) -> dict:
 def read_elsewhere(path: str | Path) -> list[dict]:
     """Read values from elsewhere: rows with model, method, w, steps (None if empty), and measure -> value.
 
-    Raises UserError, naming the file and the line, for an unknown column and for what is no number.
+    Raises UserError, naming the file and the line, for an unknown column, a row that is there twice, and for what is no number
+    or can't be one of this measure.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -198,13 +201,22 @@ def read_elsewhere(path: str | Path) -> list[dict]:
             raise UserError(f"{path}: column {name!r} is unknown; choose from {', '.join((*_NAMES, *COLUMNS))}")
         if name not in names:
             raise UserError(f"{path}: has no column {name}; add it (its values may be empty)")
-    return [_row_from_elsewhere(path, number, line) for number, line in lines]
+    rows, seen = [], {}
+    for number, line in lines:
+        rows.append(_row_from_elsewhere(path, number, line))
+        first = seen.setdefault(tuple(rows[-1][name] for name in _NAMES), number)
+        if first != number:
+            raise UserError(f"{path}: lines {first} and {number} are of the same run; make one of them")
+    return rows
 
 
 def _row_from_elsewhere(path, number: int, line: dict) -> dict:
     if None in line or None in line.values():
         raise UserError(f"{path}: line {number} has not as many values as the first line has names; mend it")
-    row = {name: line[name] for name in ("model", "method")}
+    row = {name: line[name].strip() for name in ("model", "method")}
+    for name in row:
+        if not row[name]:
+            raise UserError(f"{path}: line {number}: {name} is empty; fill it in")
     for name, text in line.items():
         if name in row:
             continue
@@ -214,4 +226,12 @@ def _row_from_elsewhere(path, number: int, line: dict) -> dict:
             row[name] = math.nan
         if row[name] is not None and not math.isfinite(row[name]):
             raise UserError(f"{path}: line {number}: {name} is {text!r}, no number; mend it, or leave it empty")
+        if row[name] is not None and row[name] < _LOWEST.get(name, 0):
+            raise UserError(f"{path}: line {number}: {name} is {text!r}, too low to be one; mend it, or leave it empty")
+    if row["steps"] is not None:
+        if row["steps"] % 1:
+            raise UserError(
+                f"{path}: line {number}: steps is {line['steps']!r}, no whole number; mend it, or leave it empty"
+            )
+        row["steps"] = int(row["steps"])
     return row

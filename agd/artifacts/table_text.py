@@ -72,6 +72,11 @@ def is_sampled(record: dict) -> bool:
     return "nfe" in record["rows"][0]["values"]
 
 
+def is_measured(record: dict, name: str) -> bool:
+    """Return whether any row has a value of a measure."""
+    return any(row["values"][name]["mean"] is not None for row in record["rows"])
+
+
 def headings(record: dict) -> list[str]:
     """Return the table's headings; arrows say where less or more is better."""
     columns = [COLUMNS[name] for name in record["definition"]["columns"]]
@@ -109,6 +114,8 @@ def caption(record: dict) -> str:
         )
     elif any(row["best"] for row in rows):
         said.append("Bold: the best of a model at equal evaluations, and what is within one standard deviation of it.")
+    empty = [COLUMNS[name].heading for name in record["definition"]["columns"] if not is_measured(record, name)]
+    said += [f"Not measured: {', '.join(empty)}."] if empty else []
     versions = ", ".join(f"{stage} {version}" for stage, version in sorted(record["versions"].items()))
     return " ".join([*said, f"Stage versions: {versions}."])
 
@@ -137,7 +144,7 @@ def escape_tex(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, within a line."""
-    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|*_`<\[\]$~&])", r"\\\1", " ".join(text.split()))
 
 
 def paragraph(text: str) -> str:
@@ -197,7 +204,8 @@ def values(record: dict) -> str:
         for name, value in row["values"].items():
             line |= {name: value["mean"], f"{name}_std": value["std"]}
         lines.append(line)
-    return pandas.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+    # As objects, for an empty cell would make a column's integers 2.0.
+    return pandas.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 FORMATS = {"csv": values, "md": markdown, "tex": latex, "html": webpage}

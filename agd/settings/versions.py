@@ -18,7 +18,7 @@ VERSIONS = {
     "calculate_metrics": 2,
     "tabulate": 4,
     "draw_curve": 1,
-    "tabulate_runs": 2,
+    "tabulate_runs": 3,
     "draw_runs": 1,
     "draw_grid": 1,
     "index_tables": 1,

@@ -16,10 +16,10 @@ from agd.verify.reading import read
 from agd.verify.wanted import of_files, settings_checks
 
 
-def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
+def bad(folder: Path, config: dict | None = None, files: list[Path] = ()) -> tuple[int, dict[str, str]]:
     """Return the number of artifacts in a folder and its subfolders, and bad file -> its line.
 
-    config: if given, artifacts made with other settings than its are bad, too.
+    config: if given, artifacts made with other settings than its are bad, too. files: those that it was read from, which the lines name in their commands.
     """
     found, lines = {}, {}
 
@@ -36,12 +36,12 @@ def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
         except UserError as error:
             file, problem = str(error).split(": ", 1)
             file = str(Path(file).parent) if Path(file).parent.is_file() else file  # name the zip, not the image in it
-            line = f"{file}: {problem.rsplit('; ', 1)[0]}; {_mend(file)}"
+            line = f"{file}: {problem.rsplit('; ', 1)[0]}; {_mend(file, files)}"
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             file = str(path or folder)
             line = f"{file}: records that can't be compared ({type(error).__name__})"
             if path:  # its reader expects what is not there
-                line = f"{file}: says something else than such a file does; {_mend(file)}"
+                line = f"{file}: says something else than such a file does; {_mend(file, files)}"
         else:
             return
         lines.setdefault(file, line.replace(f"{Path.cwd()}/", ""))
@@ -58,13 +58,13 @@ def bad(folder: Path, config: dict | None = None) -> tuple[int, dict[str, str]]:
     return number, lines
 
 
-def _mend(file: str) -> str:
+def _mend(file: str, files: list[Path]) -> str:
     if file.endswith("checkpoint.safetensors"):
         return "delete it: training, if not finished, begins anew"
     if file.endswith(PART):
         return "delete it when no job runs"
     there = "delete it, then run" if Path(file).exists() else "run"
-    return f"{there}: snakemake {shlex.quote(file)}"
+    return f"{there}: snakemake {shlex.join([file, *(['--configfile', *map(str, files)] if files else [])])}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"agd.verify: error: {error}", file=sys.stderr)
         sys.exit(2)
     try:
-        number, lines = bad(folder, config)
+        number, lines = bad(folder, config, arguments.configfile or ())
     except MachineLimit as error:
         print(f"agd.verify: error: {error}", file=sys.stderr)
         sys.exit(2)

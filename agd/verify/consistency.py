@@ -183,8 +183,16 @@ def _rows(folder: Path, here: Found) -> Iterator[tuple[Path, dict]]:
             yield folder / f"seed{seed}/metrics/{method}/w{w}/n{row['num_inference_steps']}.json", figures
 
 
+def _is_good(path: Path, found: Found) -> bool:
+    """Return whether an artifact that a fid.json tells of is good; a bad one was reported when it was read. Raises UserError
+    if it is missing."""
+    want(path in found or path.is_file(), path, "missing, and fid.json tells of it")
+    return path in found
+
+
 def _check_row(path: Path, figures: dict, found: Found) -> None:
-    want(path in found, path, "missing or bad, and fid.json tells of it")
+    if not _is_good(path, found):
+        return
     same = all(found[path].get(name) == value for name, value in figures.items())
     want(same, path, "holds other figures than fid.json tells of it")
 
@@ -205,7 +213,8 @@ def _fidelity_rows(folder: Path, here: Found) -> Iterator[tuple[Path, str, dict]
 
 
 def _check_fidelity(path: Path, w: str, figures: dict, found: Found) -> None:
-    want(path in found, path, "missing or bad, and fid.json tells of it")
+    if not _is_good(path, found):
+        return
     same = all(found[path]["by_guidance_scale"][w][name] == figures[name] for name in ("unexplained", "captured"))
     want(same, path, "holds other figures than fid.json tells of it")
 
@@ -213,7 +222,8 @@ def _check_fidelity(path: Path, w: str, figures: dict, found: Found) -> None:
 def _check_speed(folder: Path, record: dict, found: Found) -> None:
     name = _compared_adapter(record)
     path = folder / f"seed{record['speed']['seed']}/speed/{name}.json"
-    want(path in found, path, "missing or bad, and fid.json tells of it")
+    if not _is_good(path, found):
+        return
     for method, row in record["methods"].items():
         theirs = found[path]["methods"].get("adapter" if method == name else method, {})
         same = row.get("speedup_over_cfg") == theirs.get("speedup_over_cfg")

@@ -220,6 +220,7 @@ def test_the_texts_show_what_the_table_holds(written):
         "200 images",
         "the Fréchet distance of digits-classifier",
         "calculate\\_metrics 1",
+        "Not measured: fits in 24 GB.",
     ):
         assert part in shown
     text = (folder / "main.tex").read_text()
@@ -230,6 +231,7 @@ def test_the_texts_show_what_the_table_holds(written):
     first, *rest = (folder / "main.csv").read_text().splitlines()
     assert first.startswith("model,method,w,steps,seeds,elsewhere,fid,fid_std,recall,recall_std,nfe,nfe_std")
     assert rest[-1].startswith("digits-dit,agd,1.5,8,2,False,3.5,0.707")
+    assert table_text.escape_markdown("$x^2$ ~~&lt;~~ a_b") == r"\$x^2\$ \~\~\&lt;\~\~ a\_b"
     assert table_text.escape_tex(r"a_b\{~^&") == r"a\_b\textbackslash{}\{\textasciitilde{}\textasciicircum{}\&"
 
 
@@ -238,6 +240,7 @@ def test_values_from_elsewhere_stand_beside_ours_and_are_marked(written):
     file.write_text("model,method,w,steps,fid,recall\ndigits-dit,adapted,1.5,,0.5,\n")
     record = tabulate(written, complete(elsewhere=str(file)))
     assert record["rows"][-1]["best"] == []
+    assert "\ndigits-dit,agd,1.5,8,2,False," in (written / "tables/small/main.csv").read_text()
     assert "| adapted (elsewhere) |  | 0.50 |  |  |" in (written / "tables/small/main.md").read_text()
     command("draw_runs", "--table", written / "tables/small/main.json", "--output-dir", written, family=None)
 
@@ -251,6 +254,14 @@ def test_values_from_elsewhere_stand_beside_ours_and_are_marked(written):
         ("model,method,w,steps,fid\na,b,1,4,nan\n", "line 2: fid is 'nan', no number"),
         ("model,method,w,steps,fid\na,b,1\n", "line 2 has not as many values"),
         ("model,method,w,steps,fid\na,b,1,4,5,6\n", "line 2 has not as many values"),
+        (
+            "model,method,w,steps,fid\na,b,1,4,5\na,c,1,4,5\na,b,1.0,4,7\n",
+            "lines 2 and 4 are of the same run; make one",
+        ),
+        ("model,method,w,steps,fid\na,b,1,4,-5\n", "line 2: fid is '-5', too low to be one"),
+        ("model,method,w,steps,fid\na,b,0.5,4,5\n", "line 2: w is '0.5', too low to be one"),
+        ("model,method,w,steps,fid\na,b,1,4.5,5\n", "line 2: steps is '4.5', no whole number"),
+        ("model,method,w,steps,fid\na, ,1,4,5\n", "line 2: method is empty; fill it in"),
     ],
 )
 def test_bad_values_from_elsewhere_are_named(tmp_path, text, said):

@@ -321,6 +321,26 @@ def test_trajectories_that_were_deleted_on_purpose(spoil):
     assert verify.bad(MODEL)[1] == {}
 
 
+def test_a_record_of_other_samples_is_named_without_its_samples(spoil):
+    spoil(SAMPLES / "000000.zip", "delete")
+    assert verify.bad(MODEL)[1] == {}
+    path = SAMPLES / "000000.json"
+    record = read_sealed(path)
+    spoil(path, "truncate")
+    write_sealed(
+        path, {**record, "files": {"000004.zip": record["files"]["000000.zip"]}}
+    )  # whole, and of another chunk
+    assert f"{path}: is the record of something else" in "".join(verify.bad(MODEL)[1].values())
+
+
+@pytest.mark.parametrize(
+    "file", [MODEL / "reference.npz", SEED / "metrics/agd/w2/n3.json", SEED / "fidelity/agd.json"], ids=str
+)
+def test_what_depends_on_a_bad_file_is_not_blamed(file, spoil):
+    spoil(file, "delete" if file.suffix == ".npz" else "truncate")
+    assert [line.split(": ")[0] for line in bad_files().splitlines()] == [str(file)]
+
+
 def test_what_is_bad_is_printed_and_fails(spoil, capsys):
     path = spoil(SAMPLES / "000000.zip", "flip")
     with pytest.raises(SystemExit) as stop:
@@ -387,6 +407,22 @@ def test_reasons_become_sentences(reason, expected):
     from agd.explain import sentences
 
     assert sentences(reason) == expected
+
+
+FOLDERS = {
+    "x": "fid.json", "x/base": "provenance.json", "x/prompts": "provenance.json", "x/seed0/adapters/agd": "config.json",
+    "x/seed0/trajectories/guided": "000000.zarr.json", "x/seed0/samples/agd/w2/n8": "000000.json", "tables/digits": "index.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_file_stands_for_its_folder(folder, monkeypatch):
+    from agd import explain
+
+    asked = []
+    monkeypatch.setattr(explain, "dry_run", lambda artifact, words: asked.append(artifact) or "")
+    explain.explain(f"results/{folder}", [])
+    assert asked == [f"results/{folder}/{FOLDERS[folder]}"]
 
 
 @pytest.mark.parametrize("place", ["seed0/trajectories/guided/000000.zarr.zip", f"seed0/samples/agd/{N3}/000000.json",
@@ -484,7 +520,7 @@ def test_an_adapter_deleted_under_its_comparison_is_named():
     aside = Path("aside")
     ADAPTER.rename(aside)
     try:
-        assert f"{ADAPTER}/config.json: missing or bad, and fid.json tells of it" in bad_files()
+        assert f"{ADAPTER}/config.json: missing, and fid.json tells of it" in bad_files()
     finally:
         aside.rename(ADAPTER)
 
@@ -587,6 +623,7 @@ def test_settings_are_compared_with_a_configuration(tmp_path, capsys):
         # A curve shows none, cfg and the compared adapter alone.
         assert ("curve.json: lacks other, which" in printed.out) == ("compared_adapter" in changed)
         assert line in printed.out
+        assert not changed or f" --configfile {file}\n" in printed.out
     file.write_text(yaml.safe_dump({**tiny(), "seeds": [1]}))
     with pytest.raises(SystemExit):
         verify.main(["results/tiny", "--configfile", str(file)])
