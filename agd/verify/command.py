@@ -19,7 +19,8 @@ from agd.verify.wanted import of_files, settings_checks
 def bad(folder: Path, config: dict | None = None, files: list[Path] = ()) -> tuple[int, dict[str, str]]:
     """Return the number of artifacts in a folder and its subfolders, and bad file -> its line.
 
-    config: if given, artifacts made with other settings than its are bad, too. files: those that it was read from, which the lines name in their commands.
+    config: if given, artifacts made with other settings than its are bad, too. files: those that it was read from; the
+    commands in the lines name them.
     """
     found, lines = {}, {}
 
@@ -97,7 +98,9 @@ def main(argv: list[str] | None = None) -> None:
     print(*lines.values(), sep="\n", end="\n" if lines else "")
     if not number:
         print(
-            f"agd.verify: error: {folder}: holds no artifact of agd; give a folder results/, or a part", file=sys.stderr
+            f"agd.verify: error: {folder}: nothing lies where the pipeline would put it (docs/artifacts.md); give a folder "
+            "results/, or a part (other folders are checked by the stages that read them)",
+            file=sys.stderr,
         )
         sys.exit(2)
     print(f"{folder}: {number} artifacts, {f'{len(lines)} bad' if lines else 'all whole and consistent'}")

@@ -14,7 +14,7 @@ def test_a_terminal_that_lacks_a_character_gets_an_escape(tmp_path):
     command = [sys.executable, "-m", "agd.verify", folder]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2, done.stderr
-    assert "\\xe9: holds no artifact of agd" in done.stderr
+    assert "\\xe9: nothing lies where the pipeline would put it" in done.stderr
 
 
 def test_stages_print_in_any_encoding(tmp_path):

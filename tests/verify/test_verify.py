@@ -559,7 +559,7 @@ def test_a_folder_without_artifacts_is_no_success(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         verify.main([str(tmp_path)])
     assert stop.value.code == 2
-    assert "holds no artifact of agd; give a folder results/, or a part" in capsys.readouterr().err
+    assert "nothing lies where the pipeline would put it (docs/artifacts.md); give a folder results/" in capsys.readouterr().err
 
 
 def tiny(**changed) -> dict:
