@@ -6,8 +6,10 @@ compared: other work may have slowed one of them. Each round gives a ratio of it
 
 import dataclasses
 import functools
+import json
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -22,9 +24,10 @@ from agd.diffusion.sampling import decoded, denoise, generators, in_turn, noise
 from agd.runtime import devices
 from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
-from agd.settings import configuration
+from agd.settings import configuration, schema, written_values
 from agd.settings.entry_points import entry_point
-from agd.settings.results import HALF, half
+from agd.settings.results import BUILT_IN, HALF, half
+from agd.settings.validation import check_against
 
 STAGE = "measure_speed"
 
@@ -47,51 +50,100 @@ class Settings:
     family_settings: dict
 
 
-class Race:
-    """One batch, which several methods sample in turn. adapter: the folder of a trained one."""
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a method samples. guidance: `none`, `cfg` or `adapter`. adapter: the folder of a trained one."""
 
-    def __init__(self, model, settings: Settings, adapter: str, seed: int, subjects: list):
-        self.model, self.settings, self.adapter = model, settings, adapter
-        self.seed, self.subjects = seed, subjects
-        self.merged = False
+    guidance: str
+    settings: Settings
+    adapter: str | None = None
+
+
+class Race:
+    """One batch, which several methods sample in turn."""
+
+    def __init__(self, model, seed: int, subjects: list):
+        self.model, self.seed, self.subjects = model, seed, subjects
+        self.merged: set[str] = set()  # folders of adapters that were merged for sampling
 
     @torch.no_grad()
-    def seconds(self, guidance: str, steps: int, number: int) -> float:
+    def seconds(self, way: Way, number: int) -> float:
         """Sample and decode a batch of this number of images. Returns the seconds, without those of attaching adapters."""
-        settings, indices = dataclasses.replace(self.settings, num_inference_steps=steps), list(range(number))
-        if guidance == "adapter":
-            adapters = saving.load_at(self.model.denoiser, self.adapter, self.model.anatomy, settings.guidance_scale)
-            self.merged = adapters.fused is not None
+        settings, indices = way.settings, list(range(number))
+        if way.adapter:
+            adapters = saving.load_at(self.model.denoiser, way.adapter, self.model.anatomy, settings.guidance_scale)
+            self.merged |= {way.adapter} if adapters.fused is not None else set()
         try:
             started = time.perf_counter()
             start = noise(self.model.latent_shape, generators(self.seed, "speed", indices)).to(self.model.device)
             conditions = self.model.conditions(in_turn(self.subjects, indices))
-            predict = predictor(self.model, conditions, settings, guidance, settings.guidance_scale)
+            predict = predictor(self.model, conditions, settings, way.guidance, settings.guidance_scale)
             scheduler = schedulers.scheduler(self.model.scheduler, settings.scheduler)
-            for *_, latents in denoise(predict, scheduler, start, steps):  # noqa: B007
+            for *_, latents in denoise(predict, scheduler, start, settings.num_inference_steps):  # noqa: B007
                 pass
             decoded(self.model, latents)  # its copy to the CPU waits for the GPU
             return time.perf_counter() - started
         finally:
-            if guidance == "adapter":
+            if way.adapter:
                 detach(self.model.denoiser)
 
 
-def compare(seconds: dict[str, list[float]], number: int) -> dict[str, dict]:
-    """Return method -> seconds per image (median), and how many times as fast as cfg it is: median and extremes.
+def compare(guided: list[float], own: list[float], number: int) -> dict:
+    """Return a method's seconds per image (median), and how many times as fast as cfg it is: median and extremes.
 
-    seconds: method -> those of each round, for a batch of this number.
+    guided, own: seconds of cfg and of the method in each round, for a batch of this number.
     """
-    found = {}
-    for method, own in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(seconds["cfg"], own, strict=True)]
-        speedup = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-        found[method] = {"seconds_per_image": statistics.median(own) / number, "speedup_over_cfg": speedup}
-    return found
+    ratios = [theirs / ours for theirs, ours in zip(guided, own, strict=True)]
+    speedup = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    return {"seconds_per_image": statistics.median(own) / number, "speedup_over_cfg": speedup}
+
+
+def further(text: str | None, settings: Settings, check: Callable[[Settings], Settings]) -> dict[str, Way]:
+    """Read `--methods`: name -> folder of an adapter, or settings of a kind of cfg. check: resolves `auto` in settings.
+
+    Raises UserError, naming the method, for anything else.
+    """
+    try:
+        given = json.loads(text or "{}")
+        named = {name: given[name] for name in given if isinstance(given[name], str | dict)}
+        whole = named == given
+    except (ValueError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"--methods: {text!r} is no JSON of methods; give {{name: folder of an adapter, or settings of cfg}}"
+        )
+    present = settings.family_settings | {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
+    own = {name: schema.properties(STAGE)[name] for name in schema.cfg_settings(STAGE) if name in present}
+    ways = {}
+    for name, value in given.items():
+        if name in (*BUILT_IN, HALF):
+            raise UserError(f"--methods: {name!r} is timed anyway; leave it out")
+        if isinstance(value, str):
+            saving.read_description(value)
+            ways[name] = Way("adapter", settings, value)
+            continue
+        check_against({"type": "object", "additionalProperties": False, "properties": own}, value, f"--methods: {name}")
+        written_values.guided_sigmas(
+            value.get("guided_sigmas", settings.guided_sigmas), f"--methods: {name}.guided_sigmas"
+        )
+        of_family = {key: value[key] for key in value if key in settings.family_settings}
+        changed = {key: value[key] for key in value if key not in of_family}
+        changed["family_settings"] = settings.family_settings | of_family
+        ways[name] = Way("cfg", check(dataclasses.replace(settings, **changed)))
+    return ways
+
+
+def identity(way: Way) -> dict:
+    """Return what a further method is, for provenance: its adapter's provenance, or its settings of cfg."""
+    if way.adapter:
+        return {"adapter": saving.read_description(way.adapter).get("provenance", {})}
+    chosen = configuration.recorded(STAGE, way.settings)
+    return {"settings": {name: chosen[name] for name in schema.cfg_settings(STAGE) if name in chosen}}
 
 
 def run(files, settings: Settings, model_class) -> None:
-    """Write one JSON file: for none, cfg, cfg in half the steps and the adapter, what `compare` says."""
+    """Write one JSON file: for none, cfg, cfg in half the steps, the adapter and further methods, what `compare` says."""
     if files.dir is None:
         raise UserError("--dir: missing; give the folder of a trained adapter")
     output = can_write(files.output or f"{files.dir}/speed.json")
@@ -99,23 +151,27 @@ def run(files, settings: Settings, model_class) -> None:
     base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)
+    others = further(files.methods, settings, lambda changed: model_class.check(base, files, changed)[0])
     model = model_class(base, devices.dtype(settings.dtype), device, conditions=True, images=True)
-    race, steps = Race(model, settings, files.dir, files.seed, subjects), settings.num_inference_steps
-    methods = {
-        "none": ("none", steps),
-        "cfg": ("cfg", steps),
-        HALF: ("cfg", half(steps)),
-        "adapter": ("adapter", steps),
+    in_half = dataclasses.replace(settings, num_inference_steps=half(settings.num_inference_steps))
+    race, guided = Race(model, files.seed, subjects), Way("cfg", settings)
+    compared = {
+        "none": Way("none", settings),
+        "cfg": guided,
+        HALF: Way("cfg", in_half),
+        "adapter": Way("adapter", settings, files.dir),
     }
-    seconds = {method: [] for method in methods}
-    with progress_bar(None, STAGE, total=(settings.rounds + 1) * len(methods)) as bar:
+    # By place, not by name: a further method may be called `adapter`.
+    ways = [*compared.values(), *others.values()]
+    seconds = [[] for _ in ways]
+    with progress_bar(None, STAGE, total=(settings.rounds + 1) * len(ways)) as bar:
         # The first round warms up; cfg, which takes the most memory, finds the batch that fits.
-        _, number = devices.fitting(settings.batch_size, "batch_size", functools.partial(race.seconds, "cfg", steps))
+        _, number = devices.fitting(settings.batch_size, "batch_size", functools.partial(race.seconds, guided))
         for turn in range(settings.rounds + 1):
-            for method, way in methods.items():
-                took = race.seconds(*way, number)
+            for way, own in zip(ways, seconds, strict=True):
+                took = race.seconds(way, number)
                 if turn:
-                    seconds[method].append(took)
+                    own.append(took)
                 bar.update()
     made = provenance(
         STAGE,
@@ -124,8 +180,12 @@ def run(files, settings: Settings, model_class) -> None:
         base=model.identity,
         adapter=description.get("provenance", {}),
         seed=files.seed,
+        **({"others": {name: identity(way) for name, way in others.items()}} if others else {}),
     )
-    found = {"images": number, "rounds": settings.rounds, "merged": race.merged, "methods": compare(seconds, number)}
+    took = [compare(seconds[list(compared).index("cfg")], own, number) for own in seconds]
+    found = {"images": number, "rounds": settings.rounds, "merged": files.dir in race.merged}
+    found["methods"] = dict(zip(compared, took, strict=False))
+    found |= {"others": dict(zip(others, took[len(compared) :], strict=True))} if others else {}
     write_sealed(output, {**found, "provenance": made})
 
 

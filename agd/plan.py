@@ -10,6 +10,7 @@ of the denoiser are counted, and a speed is assumed (--teraflops). Each line say
 
 import argparse
 import csv
+import json
 import math
 import re
 import shlex
@@ -69,9 +70,10 @@ class Job:
             each = 1 + scales * (2 + 2 * method)  # without guidance; then at each w: guided, and the method twice
             return self.number("num-trajectories") * self.number("num-inference-steps") * each
         if self.stage == "measure_speed":
-            each = 2 + 5 * (
-                self.number("rounds") + 1
-            )  # cfg once; then in each round none, cfg, half of cfg, the adapter
+            others = json.loads(self.options.get("methods", "{}")).values()
+            more = sum(1 if isinstance(one, str) else 1 + one.get("guided_share", 1) for one in others)
+            # cfg once; then in each round none, cfg, half of cfg, the adapter, and other methods
+            each = 2 + (5 + more) * (self.number("rounds") + 1)
             return self.number("batch-size") * self.number("num-inference-steps") * each
         return 0
 

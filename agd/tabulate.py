@@ -13,12 +13,12 @@ from agd.artifacts.comparison_text import FIDELITY, SOMETIMES, table
 from agd.artifacts.figures import figure
 from agd.artifacts.files import make_folder, writing
 from agd.artifacts.images import read_images, write_grid
-from agd.artifacts.metrics import MEASURED, SHARED, mean, method_of, read_comparable
+from agd.artifacts.metrics import MEASURED, SHARED, mean, method_of, read_comparable, timed
 from agd.artifacts.provenance import provenance
 from agd.artifacts.sealed_json import check_files, checksums, read_json, read_sealed, write_sealed
 from agd.runtime.errors import UserError
 from agd.settings.entry_points import entry_point
-from agd.settings.results import BUILT_IN, HALF
+from agd.settings.results import HALF
 
 STAGE = "tabulate"
 
@@ -50,6 +50,14 @@ def rows_of(samples: list[dict], adapter: str, given: list[str]) -> list[str]:
     return rows
 
 
+def by_row(measured: list[dict], adapter: str, given: list[str]) -> dict[str, dict[str, dict]]:
+    """Return row -> seed -> metrics. adapter, given: see `rows_of`."""
+    samples, found = [metrics["provenance"]["samples"] for metrics in measured], {}
+    for row, metrics, made in zip(rows_of(samples, adapter, given), measured, samples, strict=True):
+        found.setdefault(row, {})[str(made["seed"])] = metrics
+    return found
+
+
 def gather(
     model: str,
     measured: list[dict],
@@ -63,15 +71,12 @@ def gather(
 
     fidelity: what measure_fidelity wrote, for each seed. given: see `rows_of`. speed: what measure_speed wrote.
     """
-    samples = [metrics["provenance"]["samples"] for metrics in measured]
-    methods: dict[str, dict[str, dict]] = {}
-    for row, metrics, made in zip(rows_of(samples, name, given or []), measured, samples, strict=True):
-        methods.setdefault(row, {})[str(made["seed"])] = metrics
+    methods = by_row(measured, name, given or [])
     chosen = next(iter(methods[name].values()))["provenance"]["samples"]["settings"]
     rows = {method: _summary(per_seed) for method, per_seed in methods.items()}
-    for method in rows.keys() & {*BUILT_IN, HALF, name} if speed else ():
-        timed = speed["methods"]["adapter" if method == name else method]
-        rows[method]["speedup_over_cfg"] = timed["speedup_over_cfg"]
+    for method in rows if speed else ():
+        if found := timed(speed, method, name):
+            rows[method]["speedup_over_cfg"] = found["speedup_over_cfg"]
     return {
         "model": model,
         "guidance_scale": chosen["guidance_scale"],
@@ -192,6 +197,23 @@ def read_of_adapter(path: str, what: str, key: str, adapter: dict) -> dict:
     return record
 
 
+def check_timed(path: str, speed: dict, methods: dict[str, dict[str, dict]]) -> None:
+    """Raise UserError, naming the file, if what was timed of a further method is not what its samples were made with.
+
+    methods: row -> seed -> metrics.
+    """
+    for method, then in speed["provenance"].get("others", {}).items():
+        metrics = methods.get(method, {}).get(str(speed["provenance"]["seed"]))
+        if metrics is None:
+            continue
+        made, chosen = metrics["provenance"]["samples"], then.get("settings", {})
+        same = all(made["settings"].get(name) == value for name, value in chosen.items())
+        if not same or made.get("adapter") != then.get("adapter"):
+            raise UserError(
+                f"{path}: timed another {method} than its samples were made with; delete it and measure it again"
+            )
+
+
 def run(files, settings: Settings) -> None:
     """Write fid.json, fid.txt (the same as a small table, also printed), and the pictures."""
     if files.columns < 1:
@@ -201,6 +223,8 @@ def run(files, settings: Settings) -> None:
     fidelity = [read_of_adapter(path, "fidelity", "by_guidance_scale", adapter) for path in files.fidelity]
     speed = read_of_adapter(files.speed, "speed", "rounds", adapter) if files.speed else None
     name = Path(files.adapter).resolve().name
+    if speed:
+        check_timed(files.speed, speed, by_row(measured, name, files.rows))
     record = gather(files.name, measured, name, adapter, fidelity, files.rows, speed)
     folder = make_folder(files.output_dir)
     draw_samples(folder / "samples.png", [Path(path) for path in files.samples], files.columns, name, files.rows)

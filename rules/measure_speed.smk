@@ -3,6 +3,7 @@ rule measure_speed:
         base=base_files,
         prompts=prompts("samples"),
         adapter=timed_adapter,
+        others=other_timed_adapters,
     output:
         "results/{model}/seed{seed}/speed/{method}.json",
     log:
@@ -22,8 +23,9 @@ rule measure_speed:
         base=base,
         folder=adapter_folder,
         prompts=prompt_option,
+        methods=other_methods,
         result=result_settings("measure_speed"),
         execution=execution_settings("measure_speed"),
     shell:
         "{params.offline}{params.own_gpus}python -m {params.module} --dir {params.folder} --output {output} --base-model {params.base:q} {params.record}"
-        " --seed {wildcards.seed} {params.prompts} {params.result} {params.execution} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} {params.prompts} {params.methods} {params.result} {params.execution} 2>&1 | tee {log}"

@@ -1,4 +1,6 @@
 # The methods of guidance: what a method's jobs read, and their options. No rules.
+import json
+import shlex
 
 
 def method(wildcards):
@@ -6,9 +8,9 @@ def method(wildcards):
     return guides.split(wildcards.method)[0]
 
 
-def adapter_folder(wildcards):
-    """Return the folder of a method's adapter, which another model may have trained."""
-    model, adapter = configuration.trained_as(config, wildcards.model, method(wildcards))
+def adapter_folder(wildcards, name=None):
+    """Return the folder of a method's adapter, which another model may have trained. name: of another method."""
+    model, adapter = configuration.trained_as(config, wildcards.model, name or method(wildcards))
     return f"results/{model}/seed{wildcards.seed}/adapters/{adapter}"
 
 
@@ -29,6 +31,31 @@ def timed_adapter(wildcards):
     if wildcards.method not in adapters(wildcards.model):
         stop(f"speed/{wildcards.method}.json: speed is measured of adapters; ask for speed/agd.json")
     return adapter_record(wildcards)
+
+
+def other_timed(wildcards):
+    """Return what else is timed with an adapter: each other compared method's settings of cfg, or its adapter's folder."""
+    found = {}
+    for name in config["models"][wildcards.model].get("compared_methods", []):
+        if name in adapters(wildcards.model):
+            found[name] = adapter_folder(wildcards, name)
+        else:
+            chosen = configuration.settings(config, wildcards.model, "sample", name)
+            found[name] = {key: chosen[key] for key in schema.cfg_settings("measure_speed") if key in chosen}
+    found.pop(wildcards.method, None)
+    return found
+
+
+@checked
+def other_timed_adapters(wildcards):
+    return [f"{folder}/config.json" for folder in other_timed(wildcards).values() if isinstance(folder, str)]
+
+
+@checked
+def other_methods(wildcards):
+    """A param: the option with the other methods to time."""
+    found = other_timed(wildcards)
+    return f"--methods {shlex.quote(json.dumps(found))}" if found else ""
 
 
 @checked

@@ -4,6 +4,7 @@ import statistics
 
 from agd.artifacts.sealed_json import read_json, read_sealed
 from agd.runtime.errors import UserError
+from agd.settings.results import BUILT_IN, HALF
 
 MEASURED = ("fid", "kid", "precision", "recall", "nfe", "seconds_per_image")
 SHARED = ("num_samples", "features", "reference")
@@ -45,3 +46,10 @@ def method_of(made: dict, adapter: str) -> str:
 def mean(values: list) -> float | None:
     """Return the mean, or None if a value is missing."""
     return None if None in values else statistics.fmean(values) if len(set(values)) > 1 else values[0]
+
+
+def timed(speed: dict, method: str, adapter: str) -> dict | None:
+    """Return what a record of measure_speed says of a method, or None if it doesn't. adapter: the name of the compared one."""
+    if method == adapter:
+        return speed["methods"]["adapter"]
+    return speed["methods"][method] if method in (*BUILT_IN, HALF) else speed.get("others", {}).get(method)

@@ -125,6 +125,7 @@ STAGES = {
         _RECORD,
         _SEED,
         _PROMPT_FILE,
+        Argument("--methods", dict(metavar="JSON", help='others to time: {"name": "folder of an adapter", "name": {settings of cfg}}')),
     ), by_family=True, needs_model=True),
     "calculate_metrics": Stage("agd.calculate_metrics", (
         Argument("--dir", dict(metavar="R", help="folder of an adapter whose samples are in R/samples")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from agd.adapters import saving
 from agd.artifacts import trajectories
 from agd.artifacts.files import sha256
+from agd.artifacts.metrics import timed
 from agd.artifacts.pairs import check_together
 from agd.artifacts.provenance import digest
 from agd.artifacts.scores import Scores
@@ -225,7 +226,7 @@ def _check_speed(folder: Path, record: dict, found: Found) -> None:
     if not _is_good(path, found):
         return
     for method, row in record["methods"].items():
-        theirs = found[path]["methods"].get("adapter" if method == name else method, {})
+        theirs = timed(found[path], method, name) or {}
         same = row.get("speedup_over_cfg") == theirs.get("speedup_over_cfg")
         want(same, path, "holds other figures than fid.json tells of it")
 
@@ -236,3 +237,7 @@ def _check_measured_adapter(path: Path, found: Found) -> None:
     adapter = found.get(path.parents[1] / "adapters" / path.stem / saving.CONFIG)
     same = adapter is None or made["adapter"] == adapter["provenance"]
     want(same, path, f"measured with another adapter than the one in adapters/{path.stem}")
+    for name, then in made.get("others", {}).items():
+        other = found.get(path.parents[1] / "adapters" / name / saving.CONFIG)
+        same = other is None or then.get("adapter") == other["provenance"]
+        want(same, path, f"measured with another adapter than the one in adapters/{name}")

@@ -1,11 +1,14 @@
 """The speed of an adapter beside guidance: the same work in turn, in one process."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import command, training_words
 
+from agd.artifacts.metrics import timed
+from agd.artifacts.sealed_json import read_sealed
 from agd.dit.family import DiT
 from agd.measure_speed import Race, compare
 
@@ -21,47 +24,98 @@ def adapter(base, tmp_path_factory):
 
 def test_a_round_is_compared_with_itself_alone():
     """A machine that is slow for one round slows all its methods."""
-    found = compare({"cfg": [2, 20, 4], "adapter": [1, 10, 2.5]}, number=4)
-    assert found["cfg"]["speedup_over_cfg"] == {"median": 1, "lowest": 1, "highest": 1}
-    assert found["adapter"]["speedup_over_cfg"] == {"median": 2, "lowest": 1.6, "highest": 2}
-    assert found["adapter"]["seconds_per_image"] == 2.5 / 4
+    assert compare([2, 20, 4], [2, 20, 4], number=4)["speedup_over_cfg"] == {"median": 1, "lowest": 1, "highest": 1}
+    found = compare([2, 20, 4], [1, 10, 2.5], number=4)
+    assert found["speedup_over_cfg"] == {"median": 2, "lowest": 1.6, "highest": 2}
+    assert found["seconds_per_image"] == 2.5 / 4
 
 
-def test_each_method_does_its_own_work_and_leaves_the_base(adapter, base, monkeypatch):
-    """Samples in a pass, by method; whether adapters are attached; and the base's weights after it all."""
-    passes, attached = {}, {}
+@pytest.fixture
+def passes(monkeypatch) -> dict:
+    """(guidance, adapter's folder, steps) -> samples in each pass, filled as stages run: each way must leave the base as it was."""
+    found = {}
     seconds, call = Race.seconds, DiT.call
 
-    def noted(race, guidance, steps, number):
-        passes.setdefault((guidance, steps), [])
-        race.model.now = (guidance, steps)
-        race.model.before = {name: value.clone() for name, value in race.model.denoiser.state_dict().items()}
-        took = seconds(race, guidance, steps, number)
+    def noted(race, way, number):
+        now = (way.guidance, way.adapter, way.settings.num_inference_steps)
+        race.model.passes = found.setdefault((*now, way.settings.guided_share), [])
+        before = {name: value.clone() for name, value in race.model.denoiser.state_dict().items()}
+        took = seconds(race, way, number)
         after = race.model.denoiser.state_dict()
-        assert after.keys() == race.model.before.keys()
-        assert all(torch.equal(after[name], value) for name, value in race.model.before.items())
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
         return took
 
     def counted(model, x_BCHW, t, conditions):
-        passes[model.now].append(len(x_BCHW))
-        attached[model.now] = hasattr(model.denoiser, "agd")
+        model.passes.append((len(x_BCHW), hasattr(model.denoiser, "agd")))
         return call(model, x_BCHW, t, conditions)
 
     monkeypatch.setattr(Race, "seconds", noted)
     monkeypatch.setattr(DiT, "call", counted)
-    command("measure_speed", "--dir", adapter, "--rounds", 2, "--batch-size", 3, "--num-inference-steps", 5)
-    rounds = 3  # one of them isn't timed
-    assert passes == {
-        ("none", 5): [3] * 5 * rounds,
-        ("cfg", 5): [6] * 5 * (rounds + 1),  # and once to find the batch that fits
-        ("cfg", 3): [6] * 3 * rounds,
-        ("adapter", 5): [3] * 5 * rounds,
-    }
-    assert attached == {key: key[0] == "adapter" for key in passes}
+    return found
+
+
+SMALL = ("--rounds", 2, "--batch-size", 3, "--num-inference-steps", 5)
+ROUNDS = 3  # one of them isn't timed
+PASSES = {
+    ("none", None, 5, 1): [(3, False)] * 5 * ROUNDS,
+    ("cfg", None, 5, 1): [(6, False)] * 5 * (ROUNDS + 1),  # and once to find the batch that fits
+    ("cfg", None, 3, 1): [(6, False)] * 3 * ROUNDS,
+}
+
+
+def test_each_method_does_its_own_work_and_leaves_the_base(adapter, passes):
+    command("measure_speed", "--dir", adapter, *SMALL)
+    assert passes == PASSES | {("adapter", str(adapter), 5, 1): [(3, True)] * 5 * ROUNDS}
     found = json.loads((adapter / "speed.json").read_text())
     assert (found["images"], found["rounds"], found["merged"]) == (3, 2, True)
     assert list(found["methods"]) == ["adapter", "cfg", "cfg-half", "none"]
     assert found["provenance"]["settings"]["num_inference_steps"] == 5
+    assert "others" not in found
+
+
+def test_further_methods_are_timed_too(adapter, passes, tmp_path):
+    other = shutil.copytree(adapter, tmp_path / "other")
+    further = json.dumps({"adapter": str(other), "early": {"guided_share": 0.6}})
+    command("measure_speed", "--dir", adapter, *SMALL, "--methods", further, "--output", tmp_path / "speed.json")
+    assert passes == PASSES | {
+        ("adapter", str(adapter), 5, 1): [(3, True)] * 5 * ROUNDS,
+        ("adapter", str(other), 5, 1): [(3, True)] * 5 * ROUNDS,
+        ("cfg", None, 5, 0.6): ([(6, False)] * 3 + [(3, False)] * 2) * ROUNDS,
+    }
+    found = read_sealed(tmp_path / "speed.json")
+    assert list(found["others"]) == ["adapter", "early"]
+    assert found["others"]["early"]["speedup_over_cfg"]["median"] > 0
+    made = found["provenance"]["others"]
+    assert made["adapter"] == {"adapter": found["provenance"]["adapter"]}
+    assert made["early"]["settings"] == {"guided_channels": 0, "guided_share": 0.6, "guided_sigmas": "all"}
+    assert timed(found, "adapter", adapter="agd") == found["others"]["adapter"]
+    assert timed(found, "agd", adapter="agd") == found["methods"]["adapter"]
+    assert timed(found, "cfg", adapter="agd") == found["methods"]["cfg"]
+    assert timed(found, "wide", adapter="agd") is None
+
+
+@pytest.mark.parametrize(
+    ("further", "line"),
+    [
+        ("early", "--methods: 'early' is no JSON of methods; give {name: folder"),
+        ("[]", "--methods: '[]' is no JSON of methods"),
+        ('{"early": 3}', "is no JSON of methods"),
+        ('{"cfg": {}}', "--methods: 'cfg' is timed anyway; leave it out"),
+        (
+            '{"early": {"guided_shar": 1}}',
+            "--methods: early.guided_shar: unknown key; allowed are guided_channels, guided_",
+        ),
+        ('{"early": {"guided_share": 2}}', "--methods: early.guided_share: 2 is not allowed"),
+        ('{"early": {"guided_sigmas": "5"}}', "--methods: early.guided_sigmas: '5'"),
+        ('{"wide": "nowhere"}', "nowhere"),
+    ],
+)
+def test_further_methods_that_can_not_be_are_named(adapter, further, line, capsys):
+    with pytest.raises(SystemExit):
+        command("measure_speed", "--dir", adapter, "--methods", further)
+    (said,) = [text for text in capsys.readouterr().err.splitlines() if "error: " in text]
+    assert line in said
 
 
 def test_it_needs_an_adapter(capsys):

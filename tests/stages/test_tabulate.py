@@ -3,6 +3,8 @@
 import pytest
 
 from agd.artifacts.comparison_text import table
+from agd.runtime.errors import UserError
+from agd.tabulate import check_timed
 
 
 def record(**more) -> dict:
@@ -40,3 +42,19 @@ def test_speed_is_that_of_one_process():
     assert (
         last == "speed: how many times as fast as cfg, in turn in one process; agd 1.90 to 2.00 in 5 rounds of 4 images"
     )
+
+
+def test_what_was_timed_is_what_was_sampled():
+    def of(**samples) -> dict:
+        return {"0": {"provenance": {"samples": samples}}}
+
+    methods = {
+        "early": of(settings={"guided_share": 0.6, "dtype": "float32"}),
+        "wide": of(settings={}, adapter={"rank": 8}),
+    }
+    same = {"early": {"settings": {"guided_share": 0.6}}, "wide": {"adapter": {"rank": 8}}}
+    check_timed("speed.json", {"provenance": {"seed": 0, "others": same}}, methods)
+    check_timed("speed.json", {"provenance": {"seed": 0}}, methods)
+    for name, then in (("early", {"settings": {"guided_share": 0.5}}), ("wide", {"adapter": {"rank": 4}})):
+        with pytest.raises(UserError, match=f"speed.json: timed another {name} than its samples were made with"):
+            check_timed("speed.json", {"provenance": {"seed": 0, "others": {**same, name: then}}}, methods)

@@ -559,7 +559,10 @@ def test_a_folder_without_artifacts_is_no_success(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         verify.main([str(tmp_path)])
     assert stop.value.code == 2
-    assert "nothing lies where the pipeline would put it (docs/artifacts.md); give a folder results/" in capsys.readouterr().err
+    assert (
+        "nothing lies where the pipeline would put it (docs/artifacts.md); give a folder results/"
+        in capsys.readouterr().err
+    )
 
 
 def tiny(**changed) -> dict:

@@ -100,7 +100,7 @@ def compared(model):
 
 
 def also_compared(model):
-    return {f"train {model} seed0 offset"} | sampled(model, ["offset"])
+    return {f"train {model} seed0 offset"} | sampled(model, ["offset"]) | timed(model)
 
 
 def classified(model):

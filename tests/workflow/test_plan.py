@@ -43,6 +43,10 @@ def job(command: str, **fields) -> plan.Job:
             72,
         ),
         ("measure_speed --rounds 5 --batch-size 4 --num-inference-steps 8", 1024),
+        (
+            """measure_speed --methods '{"early": {"guided_share": 0.5}, "wide": "R"}' --rounds 5 --batch-size 4 --num-inference-steps 8""",
+            1504,
+        ),
         ("calculate_metrics --device cpu", 0),
     ],
 )

@@ -182,6 +182,9 @@ def test_a_comparison_shows_other_methods_too(tabulated):
     measured = json.loads((tabulated / "results/tiny/seed0/metrics/half/w1.5/n3.json").read_text())
     assert record["methods"]["half"]["per_seed"]["0"]["fid"] == measured["fid"]
     assert record["methods"]["half"]["nfe"] == 5  # of three steps, two are guided
+    timed = json.loads((tabulated / "results/tiny/seed0/speed/agd.json").read_text())
+    assert record["methods"]["half"]["speedup_over_cfg"] == timed["others"]["half"]["speedup_over_cfg"]
+    assert timed["provenance"]["others"]["half"]["settings"]["guided_share"] == 0.5
     rows = [line.split()[0] for line in (tabulated / "results/tiny/fid.txt").read_text().splitlines()[2:7]]
     assert rows == ["none", "cfg", "cfg-half", "agd", "half"]
     assert verify.bad(tabulated / "results")[1] == {}
