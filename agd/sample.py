@@ -26,6 +26,7 @@ from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
 from agd.settings import configuration
 from agd.settings.entry_points import entry_point
+from agd.settings.results import part
 
 STAGE = "sample"
 
@@ -100,13 +101,7 @@ def run(files, settings: Settings, model_class) -> None:
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device, settings.deterministic)
     settings, subjects = model_class.check(base, files, settings)
-    stop = files.first + files.count if files.count else settings.num_samples
-    if files.first >= settings.num_samples:
-        raise UserError(f"--first: {files.first} is beyond the last image, {settings.num_samples - 1}")
-    if stop > settings.num_samples:
-        raise UserError(
-            f"--count: {files.count} from {files.first} on is more than num_samples, {settings.num_samples}"
-        )
+    asked = part(files.first, files.count, settings.num_samples, "image")
 
     measure = files.guidance == "cfg" and files.first == 0
     opened = (base, model_class, settings, devices.dtype(settings.dtype), device)
@@ -121,9 +116,9 @@ def run(files, settings: Settings, model_class) -> None:
     record = provenance(STAGE, configuration.recorded(STAGE, settings), devices.describe(device), **made)
 
     size = files.count or settings.chunk_size
-    with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
-        for first in range(files.first, stop, size):
-            indices = list(range(first, min(first + size, stop)))
+    with progress_bar(None, STAGE, total=len(asked) * settings.num_inference_steps) as bar:
+        for first in asked[::size]:
+            indices = list(range(first, min(first + size, asked.stop)))
             images, cost = sample_chunk(model, settings, files.guidance, files.seed, indices, subjects, bar)
             path = folder / f"{first:06d}.zip"
             names = [f"{i:06d}" for i in indices]

@@ -31,6 +31,7 @@ from agd.runtime.errors import UserError
 from agd.runtime.progress import progress_bar
 from agd.settings import configuration
 from agd.settings.entry_points import entry_point
+from agd.settings.results import part
 
 STAGE = "sample_trajectories"
 
@@ -162,22 +163,17 @@ def run(files, settings: Settings, model_class) -> None:
     device = devices.device(settings.device, settings.deterministic)
     base = base_models.pinned(files.base_model, files.base_record)
     settings, subjects = model_class.check(base, files, settings)
-    total = settings.num_trajectories
-    if files.first >= total:
-        raise UserError(f"--first: {files.first} is beyond the last trajectory, {total - 1}")
+    asked = part(files.first, files.count, settings.num_trajectories, "trajectory")
     size = files.count or settings.chunk_size
-    stop = files.first + files.count if files.count else total
-    if stop > total:
-        raise UserError(f"--count: {files.count} from {files.first} on is more than num_trajectories, {total}")
     images = images_of(files, base, settings, subjects, model_class)
     opened = (base, model_class, settings, devices.dtype(settings.dtype), device)
     parts = {"conditions": True, "images": images is not None}
     model, measured = open_measured(*opened, files.seed, subjects, measure=files.first == 0, **parts)
     noisy = {} if settings.source == "guided" else {"noised": images.identity if images else "unguided samples"}
     study = Trajectories(model, settings, files.seed, subjects, images)
-    with progress_bar(None, STAGE, total=(stop - files.first) * settings.num_inference_steps) as bar:
-        for first in range(files.first, stop, size):
-            indices = list(range(first, min(first + size, stop)))
+    with progress_bar(None, STAGE, total=len(asked) * settings.num_inference_steps) as bar:
+        for first in asked[::size]:
+            indices = list(range(first, min(first + size, asked.stop)))
             shard = sample_shard(study, indices, bar, **measured, **noisy)
             trajectories.write(folder / trajectories.shard_name(first), shard)
             measured = {}

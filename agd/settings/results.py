@@ -1,5 +1,7 @@
 """Names and paths in results/ that rules and tools share."""
 
+from agd.runtime.errors import UserError
+
 GUIDED = "guided"  # {source} in the paths of trajectories that adapters learn from
 TRAINED_BASE = "results/{model}/base"
 BASE_RECORD = "results/{model}/base.json"  # the record of a base that is not trained here
@@ -31,3 +33,14 @@ def chunk_options(stage: str, chosen: dict, name: str) -> str:
     """Return the options for the trajectories or images of the chunk with this name."""
     first = int(name)
     return f"--first {first} --count {min(chosen['chunk_size'], total(stage, chosen) - first)}"
+
+
+def part(first: int, count: int | None, in_all: int, one: str) -> range:
+    """Return the indices that a stage is to make: `count` from `first` on, or all from there on. one: what it makes, in errors.
+
+    With a count, the number in all plays no part: jobs aren't told it, for else one more would make all of them anew. Raises
+    UserError if nothing is left to make.
+    """
+    if count is None and first >= in_all:
+        raise UserError(f"--first: {first} is beyond the last {one}, {in_all - 1}; give --count, or more in all")
+    return range(first, first + count if count else in_all)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from studies import ROOT
 
 from agd.adapters.config import AdapterConfig
 from agd.runtime.errors import UserError
-from agd.settings import configuration, schema, validation
+from agd.settings import command_line, configuration, results, schema, validation
 from agd.settings.families import PACKAGES
 from agd.settings.stages import STAGES
 
@@ -101,3 +102,19 @@ def test_text_from_the_command_line_becomes_what_the_schema_wants():
     assert read["defaults"]["sample"]["class_labels"] == "7"
     for path in ("/data/img #2", "2020", "@data", "[x"):
         assert validation.typed({"models": {"dit": {"reference": path}}})["models"]["dit"]["reference"] == path
+
+
+@pytest.mark.parametrize("model", configuration.shipped()["models"])
+@pytest.mark.parametrize("stage", ["sample_trajectories", "sample"])
+def test_every_chunk_of_the_shipped_models_can_be_made(stage, model):
+    """Rules give a chunk's first index and count; the number in all is then that of the family's default model."""
+    chosen, family = (
+        configuration.settings(configuration.shipped(), model, stage),
+        configuration.shipped()["models"][model]["family"],
+    )
+    made = []
+    for name in results.chunk_names(stage, chosen):
+        words = ["--output-dir", "D", *shlex.split(results.chunk_options(stage, chosen, name))]
+        files, settings = command_line.parse(stage, "agd", family, {"dit": "dit", "sd": "sd21"}[family], words)
+        made += results.part(files.first, files.count, results.total(stage, settings), "one")
+    assert made == list(range(results.total(stage, chosen)))

@@ -168,6 +168,16 @@ def test_one_shard_by_itself_is_the_same_file(base, tmp_path):
     assert (tmp_path / "all" / "000005.zarr.zip").read_bytes() == (tmp_path / "own" / "000005.zarr.zip").read_bytes()
 
 
+def test_a_job_makes_its_chunk_whatever_the_default_number_in_all(base, tmp_path):
+    """Jobs aren't told the number in all, so that it is the default model's: chunks beyond it were refused once."""
+    few = ("--base-model", base, "--num-inference-steps", 2, "--batch-size", 2)
+    command("sample_trajectories", *few, "--num-trajectories", 3, "--output-dir", tmp_path, "--first", 4, "--count", 2)
+    assert trajectories.read(tmp_path / "000004.zarr.zip").index.tolist() == [4, 5]
+    words = ("--guidance", "none", "--num-samples", 3, "--output-dir", tmp_path, "--first", 4, "--count", 2)
+    command("sample", *few, *words)
+    assert list(read_images(tmp_path / "000004.zip")[0]) == ["000004.png", "000005.png"]
+
+
 def test_what_a_shard_says_of_itself(base):
     made = shard_of(base, [0]).provenance
     assert made["stage"] == "sample_trajectories"
