@@ -15,10 +15,10 @@ demo: .venv/installed
 	@cat results/digits-dit/fid.txt
 	@echo "Pictures: results/digits-dit/samples.png results/digits-dit/fidelity.png results/digits-dit/training.png"
 
-# A training of small models is faster with one thread, beside another one, than with two. For every job that has ended, Snakemake 9
-# looks at all waiting ones once per timespan, which is a second by default: after 140 jobs that took 36 % of a core.
+# For every job that has ended, Snakemake 9 looks at all waiting ones once per timespan, which is a second by default: after 140 jobs
+# that took 36 % of a core.
 tables: .venv/installed
-	snakemake --cores $(CORES) --set-threads train=1 --keep-going --max-jobs-per-timespan 6000/60s results/tables/digits/all
+	snakemake --cores $(CORES) --keep-going --max-jobs-per-timespan 6000/60s results/tables/digits/all
 
 # A process per core, of one thread; a file's tests stay together, for they share what they have made.
 test: export OMP_NUM_THREADS = 1

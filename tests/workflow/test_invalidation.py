@@ -451,7 +451,7 @@ def test_a_touched_file_reruns_nothing(finished):
 
 
 @pytest.mark.parametrize(
-    "words", [["--cores", "1"], ["--resources", "gpu=4"], ["--set-threads", "train=1"]], ids=" ".join
+    "words", [["--cores", "1"], ["--resources", "gpu=4"], ["--set-threads", "train=2"]], ids=" ".join
 )
 def test_resources_rerun_nothing(finished, words):
     done = snakemake(finished, "-n", *words, "--configfile", finished / "study.yaml", targets=TWO_TARGETS)
