@@ -138,8 +138,7 @@ def identity(way: Way) -> dict:
     """Return what a further method is, for provenance: its adapter's provenance, or its settings of cfg."""
     if way.adapter:
         return {"adapter": saving.read_description(way.adapter).get("provenance", {})}
-    chosen = configuration.recorded(STAGE, way.settings)
-    return {"settings": {name: chosen[name] for name in schema.cfg_settings(STAGE) if name in chosen}}
+    return {"settings": schema.of_cfg(STAGE, configuration.recorded(STAGE, way.settings))}
 
 
 def run(files, settings: Settings, model_class) -> None:

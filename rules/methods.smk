@@ -41,7 +41,7 @@ def other_timed(wildcards):
             found[name] = adapter_folder(wildcards, name)
         else:
             chosen = configuration.settings(config, wildcards.model, "sample", name)
-            found[name] = {key: chosen[key] for key in schema.cfg_settings("measure_speed") if key in chosen}
+            found[name] = schema.of_cfg("measure_speed", chosen)
     found.pop(wildcards.method, None)
     return found
 
@@ -92,8 +92,7 @@ def guidance(stage):
         if method(wildcards) in adapters(wildcards.model):
             return f"--guidance adapter --dir {adapter_folder(wildcards)}"
         chosen = schema.result_settings(stage, settings(stage, wildcards))
-        own = flags({name: chosen[name] for name in schema.cfg_settings(stage) if name in chosen})
-        return f"--guidance cfg {own}"
+        return f"--guidance cfg {flags(schema.of_cfg(stage, chosen))}"
 
     return options
 

@@ -89,3 +89,8 @@ def decides(spec: dict) -> str:
 def cfg_settings(stage: str) -> list[str]:
     """Return a stage's settings that only its method `cfg` uses."""
     return [name for name, spec in properties(stage).items() if spec.get("only_for") == "cfg"]
+
+
+def of_cfg(stage: str, settings: dict) -> dict:
+    """Return the part of a stage's settings that only its method `cfg` uses."""
+    return {name: settings[name] for name in cfg_settings(stage) if name in settings}

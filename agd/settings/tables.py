@@ -13,7 +13,7 @@ from agd.runtime.errors import UserError
 from agd.settings import configuration, guides, written_values
 from agd.settings.columns import AXES, BY_TIMESTEP, COLUMNS
 from agd.settings.results import BUILT_IN, scale_name
-from agd.settings.schema import cfg_settings
+from agd.settings.schema import of_cfg
 
 # Kind of file -> its path below results/{model}/seed{seed}. `adapter` and `cost` are those of a method that is an adapter.
 PATHS = {
@@ -160,9 +160,8 @@ def definition(config: dict, study: str, name: str) -> dict:
 
 
 def _guidance(config: dict, model: str, method: str) -> dict:
-    chosen = configuration.settings(config, model, "sample", method)
-    names = [name for name in cfg_settings("sample") if name in chosen]
-    return {name: chosen[name] for name in names if chosen[name] != "auto"}  # auto is recorded as what it stands for
+    chosen = of_cfg("sample", configuration.settings(config, model, "sample", method))
+    return {k: v for k, v in chosen.items() if v != "auto"}  # auto is recorded as what it stands for
 
 
 def _filled(config: dict, item: dict) -> dict:
