@@ -133,6 +133,8 @@ def _file_of(folder: Path) -> str:
 
 def explain(artifact: str, words: list[str]) -> list[str]:
     """Return lines that say why an artifact would be made again, and what it was made with."""
+    if not artifact:
+        raise UserError("artifact: empty; give a file below results/, or a folder")
     path = Path(os.path.relpath(artifact))  # Snakemake knows its files only by relative paths
     path = path if path.suffix else path / _file_of(path)
     planned = jobs(dry_run(str(path), words))
@@ -148,7 +150,11 @@ def explain(artifact: str, words: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line. On a user's mistake: exit status 2 and one line."""
-    parser = argparse.ArgumentParser("python -m agd.explain", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m agd.explain",
+        usage="%(prog)s [-h] artifact [options of the Snakemake run, such as --configfile F]",
+        description=__doc__.split("\n")[0],
+    )
     parser.add_argument("artifact", help="a file below results/, or a folder of one kind: a model, an adapter, samples")
     known, words = parser.parse_known_args(argv)
     any_encoding()

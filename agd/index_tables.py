@@ -106,7 +106,7 @@ def run(files, settings: Settings) -> None:
     folder = make_folder(files.output_dir)
     records = [read_table(path) for path in files.tables]
     study = folder.resolve().name
-    parts = [f"# Tables of the study {study}", f"Made by `snakemake results/tables/{study}/all`."]
+    parts = [f"# Tables of the study {study}", f"Made by `snakemake --cores 1 results/tables/{study}/all`."]
     for record in records:
         parts += section(record)
     with writing(folder / "index.md") as aside:

@@ -162,7 +162,7 @@ def record_of(sums: Sums, timesteps: list[float]) -> dict:
 def run(files, settings: Settings, model_class) -> None:
     """Write one JSON file: for each w, the record of `record_of`."""
     adapted = check_files(files)
-    description = saving.read_description(files.dir) if adapted else {}
+    description = saving.read_whole(files.dir) if adapted else {}
     base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     trained = description.get("guidance_scale_range")
     asked = scales(settings.guidance_scales, trained)

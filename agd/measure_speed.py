@@ -103,35 +103,53 @@ def further(text: str | None, settings: Settings, check: Callable[[Settings], Se
 
     Raises UserError, naming the method, for anything else.
     """
-    try:
-        given = json.loads(text or "{}")
-        named = {name: given[name] for name in given if isinstance(given[name], str | dict)}
-        whole = named == given
-    except (ValueError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"--methods: {text!r} is no JSON of methods; give {{name: folder of an adapter, or settings of cfg}}"
-        )
-    present = settings.family_settings | {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
-    own = {name: schema.properties(STAGE)[name] for name in schema.cfg_settings(STAGE) if name in present}
-    ways = {}
+    given, ways = _read_methods(text), {}
+    names = schema.schema()["$defs"]["model"]["properties"]["adapters"]["propertyNames"]
     for name, value in given.items():
         if name in (*BUILT_IN, HALF):
             raise UserError(f"--methods: {name!r} is timed anyway; leave it out")
-        if isinstance(value, str):
-            saving.read_description(value)
-            ways[name] = Way("adapter", settings, value)
-            continue
-        check_against({"type": "object", "additionalProperties": False, "properties": own}, value, f"--methods: {name}")
-        written_values.guided_sigmas(
-            value.get("guided_sigmas", settings.guided_sigmas), f"--methods: {name}.guided_sigmas"
-        )
-        of_family = {key: value[key] for key in value if key in settings.family_settings}
-        changed = {key: value[key] for key in value if key not in of_family}
-        changed["family_settings"] = settings.family_settings | of_family
-        ways[name] = Way("cfg", check(dataclasses.replace(settings, **changed)))
+        check_against(names, name, "--methods")
+        try:
+            ways[name] = _adapter(value, settings) if isinstance(value, str) else _partial(value, settings, check)
+        except UserError as error:
+            raise UserError(f"--methods: {name}: {error}") from None
     return ways
+
+
+def _read_methods(text: str | None) -> dict[str, str | dict]:
+    def once(pairs: list[tuple]) -> dict:
+        found = {}
+        for name, value in pairs:
+            if name in found:
+                raise UserError(f"--methods: {name!r} is there twice; keep one")
+            found[name] = value
+        return found
+
+    try:
+        given = json.loads(text or "{}", object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict) or not all(isinstance(value, str | dict) for value in given.values()):
+        raise UserError(
+            f"--methods: {text!r} is no JSON of methods; give {{name: folder of an adapter, or settings of cfg}}"
+        )
+    return given
+
+
+def _adapter(folder: str, settings: Settings) -> Way:
+    saving.read_whole(folder)
+    return Way("adapter", settings, folder)
+
+
+def _partial(given: dict, settings: Settings, check: Callable[[Settings], Settings]) -> Way:
+    present = settings.family_settings | {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
+    own = schema.of_cfg(STAGE, {name: spec for name, spec in schema.properties(STAGE).items() if name in present})
+    check_against({"type": "object", "additionalProperties": False, "properties": own}, given, "")
+    written_values.guided_sigmas(given.get("guided_sigmas", settings.guided_sigmas), "guided_sigmas")
+    of_family = {name: given[name] for name in given if name in settings.family_settings}
+    changed = {name: given[name] for name in given if name not in of_family}
+    changed["family_settings"] = settings.family_settings | of_family
+    return Way("cfg", check(dataclasses.replace(settings, **changed)))
 
 
 def identity(way: Way) -> dict:
@@ -146,7 +164,7 @@ def run(files, settings: Settings, model_class) -> None:
     if files.dir is None:
         raise UserError("--dir: missing; give the folder of a trained adapter")
     output = can_write(files.output or f"{files.dir}/speed.json")
-    description = saving.read_description(files.dir)
+    description = saving.read_whole(files.dir)
     base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     device = devices.device(settings.device)
     settings, subjects = model_class.check(base, files, settings)

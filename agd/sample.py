@@ -96,7 +96,7 @@ def run(files, settings: Settings, model_class) -> None:
         raise UserError(f"--base-model: missing; --guidance {files.guidance} has no adapter to take it from")
     if files.output_dir is None and files.dir is None:
         raise UserError("--output-dir: missing; say where the images go")
-    description = saving.read_description(files.dir) if adapted else None
+    description = saving.read_whole(files.dir) if adapted else None
     base = base_models.pinned(files.base_model, files.base_record) or saving.base_name(files.dir, description)
     folder = make_folder(files.output_dir or Path(files.dir) / "samples")
     device = devices.device(settings.device, settings.deterministic)

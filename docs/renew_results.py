@@ -67,7 +67,7 @@ def shown(folder: Path, name: str) -> str:
 
 def renewed(page: str, folder: Path | None) -> str:
     """Return the page with what stands between its marks made again."""
-    for name in re.findall(r"<!-- table (\w+) -->", page) if folder else []:
+    for name in re.findall(r"<!-- table ([\w-]+) -->", page) if folder else []:
         if (folder / f"{name}.json").is_file():
             page = filled(page, f"table {name}", shown(folder, name))
         else:

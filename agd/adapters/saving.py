@@ -68,6 +68,16 @@ def read_description(folder: str | Path) -> dict:
     return read_sealed(path)
 
 
+def read_whole(folder: str | Path) -> dict:
+    """Return the configuration of a saved adapter whose weights are whole, as stages want to know before they open a model.
+
+    Raises UserError, naming the file, if one of the two is missing or damaged.
+    """
+    description = read_description(folder)
+    check_files(Path(folder) / CONFIG, description, WEIGHTS)
+    return description
+
+
 def check_record(record: dict, where: str) -> None:
     """Raise UserError, naming where it is, if the range of guidance scales in a configuration is no range."""
     given = record.get("guidance_scale_range", [1, 1])

@@ -17,8 +17,11 @@ from agd.settings.tables import Run
 
 _SMALL_GPU = 24  # GB
 _NAMES = ("model", "method", "w", "steps")  # of a row from elsewhere
-# What a value from elsewhere is at least; others 0. KID is an unbiased estimate, and may be below 0.
-_LOWEST = {"w": 1, "steps": 1, "kid": -math.inf, "captured": -math.inf, "clip_score": -math.inf, "inception_score": 1}
+_RANGES = {
+    "w": (1, 1e12),
+    "steps": (1, 1e12),
+    **{name: (column.least, column.most) for name, column in COLUMNS.items()},
+}
 
 
 class OneTable:
@@ -201,6 +204,8 @@ def read_elsewhere(path: str | Path) -> list[dict]:
             raise UserError(f"{path}: column {name!r} is unknown; choose from {', '.join((*_NAMES, *COLUMNS))}")
         if name not in names:
             raise UserError(f"{path}: has no column {name}; add it (its values may be empty)")
+    if not lines:
+        raise UserError(f"{path}: has no rows; add some, or leave elsewhere out")
     rows, seen = [], {}
     for number, line in lines:
         rows.append(_row_from_elsewhere(path, number, line))
@@ -217,17 +222,11 @@ def _row_from_elsewhere(path, number: int, line: dict) -> dict:
     for name in row:
         if not row[name]:
             raise UserError(f"{path}: line {number}: {name} is empty; fill it in")
+        if not row[name].isprintable():
+            raise UserError(f"{path}: line {number}: {name} is {row[name]!r}, which can't be printed; mend it")
     for name, text in line.items():
-        if name in row:
-            continue
-        try:
-            row[name] = float(text) if text.strip() else None
-        except ValueError:
-            row[name] = math.nan
-        if row[name] is not None and not math.isfinite(row[name]):
-            raise UserError(f"{path}: line {number}: {name} is {text!r}, no number; mend it, or leave it empty")
-        if row[name] is not None and row[name] < _LOWEST.get(name, 0):
-            raise UserError(f"{path}: line {number}: {name} is {text!r}, too low to be one; mend it, or leave it empty")
+        if name not in row:
+            row[name] = _number_from_elsewhere(f"{path}: line {number}: {name} is {text!r}", text, *_RANGES[name])
     if row["steps"] is not None:
         if row["steps"] % 1:
             raise UserError(
@@ -235,3 +234,17 @@ def _row_from_elsewhere(path, number: int, line: dict) -> dict:
             )
         row["steps"] = int(row["steps"])
     return row
+
+
+def _number_from_elsewhere(what: str, text: str, least: float, most: float) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{what}, no number; mend it, or leave it empty")
+    if not least <= number <= most:
+        raise UserError(f"{what}, and can only be {least:g} to {most:g}; mend it, or leave it empty")
+    return number + 0.0  # no -0

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -228,8 +227,6 @@ def check_settings(stage: str, values: dict, where: str = "", family: str | None
     for name in known:
         if name not in values:
             raise UserError(f"{key_of(where, name)}: missing; give a value ({allowed(known[name])})")
-        if isinstance(values[name], float) and not math.isfinite(values[name]):
-            raise UserError(f"{key_of(where, name)}: {values[name]} is not allowed; {allowed(known[name])}")
     low, high = values.get("guidance_min", 1), values.get("guidance_max", 1)
     if stage == "sample_trajectories" and low > high:
         raise UserError(f"{key_of(where, 'guidance_min')}: {low} is above guidance_max, {high}; swap them")

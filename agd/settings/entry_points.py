@@ -47,7 +47,8 @@ def entry_point(stage: str, family: str | None = None, model: str | None = None)
         except (MemoryError, RuntimeError) as error:
             if not (limit := machine_limit(error)):
                 raise
-            print(f"{name}: error: {limit} ({UserError(one_line(error))})", file=sys.stderr)
+            why = f" ({UserError(one_line(error))})" if str(error) else ""
+            print(f"{name}: error: {limit}{why}; ask for less at once, or take a larger machine", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
             said = UserError(f"{error.filename or 'input/output'}: {error.strerror or error}")

@@ -1,6 +1,7 @@
 """Checks values against the JSON schema: one line with the key, the value and what is allowed. Imports nothing heavy."""
 
 import contextlib
+import math
 import re
 
 import jsonschema
@@ -25,9 +26,14 @@ def typed(value, spec: dict | None = None):
         return [typed(item, spec.get("items", {})) for item in value]
     kinds = spec.get("type", [])
     kinds = set(kinds if isinstance(kinds, list) else [kinds])
-    if isinstance(value, float) and "integer" in kinds and value.is_integer():
-        return int(value)
-    if not isinstance(value, str) or not kinds & {"integer", "number", "boolean", "null"}:
+    if isinstance(value, str):
+        value = _of_text(value, kinds)
+    whole = isinstance(value, float) and "integer" in kinds and value.is_integer()
+    return int(value) if whole else value
+
+
+def _of_text(value: str, kinds: set[str]):
+    if not kinds & {"integer", "number", "boolean", "null"}:
         return value
     if "string" in kinds:
         return None if value == "null" else value
@@ -47,7 +53,22 @@ def _whole(validator, pattern: str, instance, rules: dict):
         yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
-_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _whole})
+def _is_number(_, value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(_, value) -> bool:
+    """JSON schema takes 8.0 for an integer too. Paths and ranges are made of these, and don't. `typed` makes an 8 of it."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    {"pattern": _whole},
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"number": _is_number, "integer": _is_integer}
+    ),
+)
 
 
 LARGEST = 1 << 53  # beyond, not every integer is a double, and tables, JSON and random generators part ways

@@ -21,5 +21,5 @@ VERSIONS = {
     "tabulate_runs": 3,
     "draw_runs": 1,
     "draw_grid": 1,
-    "index_tables": 1,
+    "index_tables": 2,
 }

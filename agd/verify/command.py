@@ -65,13 +65,13 @@ def _mend(file: str, files: list[Path]) -> str:
     if file.endswith(PART):
         return "delete it when no job runs"
     there = "delete it, then run" if Path(file).exists() else "run"
-    return f"{there}: snakemake {shlex.join([file, *(['--configfile', *map(str, files)] if files else [])])}"
+    return f"{there}: snakemake --cores 1 {shlex.join([file, *(['--configfile', *map(str, files)] if files else [])])}"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser("python -m agd.verify", description=verify.__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="results folder, or a part of one")
+    parser.add_argument("folder", help="results folder, or a part of one")
     parser.add_argument(
         "--configfile",
         nargs="+",
@@ -80,9 +80,10 @@ def main(argv: list[str] | None = None) -> None:
         help="also compare all settings with this configuration (YAML)",
     )
     arguments = parser.parse_args(argv)
-    folder = arguments.folder
-    if not folder.is_dir():
-        print(f"agd.verify: error: {folder}: no such folder; check the path", file=sys.stderr)
+    folder = Path(arguments.folder)
+    if not folder.is_dir() or not arguments.folder:
+        what = "a file; give the folder that it is in" if folder.is_file() else "no such folder; check the path"
+        print(f"agd.verify: error: {arguments.folder or repr('')}: {what}", file=sys.stderr)
         sys.exit(2)
     any_encoding()
     try:

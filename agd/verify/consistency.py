@@ -102,6 +102,8 @@ def _check_adapter(path: Path, guided: Path, found: Found) -> None:
     made, seed = found[path]["provenance"], path.parents[2].name
     want(seed == f"seed{made['seed']}", path, f"trained for another seed than {seed}")
     shards = _shards(guided, found)
+    if set(guided.glob(f"*{trajectories.SUFFIX}")) != set(shards):
+        return  # bad ones are reported when they are read
     missing = set(range(made["trajectories"]["number"])) - {i for file in shards for i in found[file].index.tolist()}
     if missing:
         raise UserError(f"{guided / trajectories.shard_name(min(missing))}: missing, while {path} was trained on it")

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from agd.adapters import saving
-from agd.artifacts import checkpoints, downloads, trajectories
+from agd.artifacts import checkpoints, downloads, training_cost, trajectories
 from agd.artifacts.files import PART
 from agd.artifacts.images import read_images
 from agd.artifacts.provenance import model_fingerprint
@@ -136,6 +136,8 @@ def read_adapter(path: Path) -> dict:
     """Read an adapter's description, and check it against the weights and training.csv."""
     description = saving.read_description(path.parent)
     of_stage("train")(path)
+    cost = path.with_name(training_cost.FILE)
+    want(cost.is_file(), cost, f"missing, while {path.name} is there")
     weights = saving.read_weights(path.parent, description)
     fixed = (".frequencies", ".phases")  # drawn once, not trained
     held = sum(values.numel() for name, values in weights.items() if not name.endswith(fixed))

@@ -104,14 +104,27 @@ def test_further_methods_are_timed_too(adapter, passes, tmp_path):
         ('{"cfg": {}}', "--methods: 'cfg' is timed anyway; leave it out"),
         (
             '{"early": {"guided_shar": 1}}',
-            "--methods: early.guided_shar: unknown key; allowed are guided_channels, guided_",
+            "--methods: early: guided_shar: unknown key; allowed are guided_channels, guided_",
         ),
-        ('{"early": {"guided_share": 2}}', "--methods: early.guided_share: 2 is not allowed"),
-        ('{"early": {"guided_sigmas": "5"}}', "--methods: early.guided_sigmas: '5'"),
-        ('{"wide": "nowhere"}', "nowhere"),
+        ('{"early": {"guided_share": 2}}', "--methods: early: guided_share: 2 is not allowed"),
+        ('{"early": {"guided_share": NaN}}', "--methods: early: guided_share: nan is not allowed"),
+        (
+            '{"early": {"guided_channels": 1.0}}',
+            "--methods: early: guided_channels: 1.0 is not allowed; must be integer",
+        ),
+        ('{"early": {"guided_channels": 99}}', "--methods: early: guided_channels: 99 is more than the 2 channels"),
+        ('{"early": {"guided_sigmas": "5"}}', "--methods: early: guided_sigmas: '5'"),
+        ('{"early": {}, "early": {}}', "--methods: 'early' is there twice; keep one"),
+        ('{"": {}}', "--methods: '' is not allowed; must be string, matching"),
+        ('{"wide": "nowhere"}', "--methods: wide: nowhere/config.json: no such file"),
+        ('{"wide": "EMPTY"}', "--methods: wide: EMPTY/adapter.safetensors: missing, while config.json tells of it"),
     ],
 )
-def test_further_methods_that_can_not_be_are_named(adapter, further, line, capsys):
+def test_further_methods_that_can_not_be_are_named(adapter, further, line, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(DiT, "__init__", lambda *_, **__: pytest.fail("a model is opened"))
+    (tmp_path / "EMPTY").mkdir()
+    shutil.copy(adapter / "config.json", tmp_path / "EMPTY")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         command("measure_speed", "--dir", adapter, "--methods", further)
     (said,) = [text for text in capsys.readouterr().err.splitlines() if "error: " in text]

@@ -183,6 +183,7 @@ KINDS = {
     "adapter": (ADAPTER / "adapter.safetensors", sample, None),
     "adapter's record": (ADAPTER / "config.json", sample, None),
     "training": (ADAPTER / "training.csv", tabulate, None),
+    "training's cost": (ADAPTER / "cost.json", None, SAMPLES / "000000.json"),
     "samples": (SAMPLES / "000000.zip", calculate, None),
     "cost": (SAMPLES / "000000.json", calculate, None),
     "metrics": (SEED / "metrics/agd/w2/n3.json", tabulate, None),
@@ -334,10 +335,17 @@ def test_a_record_of_other_samples_is_named_without_its_samples(spoil):
 
 
 @pytest.mark.parametrize(
-    "file", [MODEL / "reference.npz", SEED / "metrics/agd/w2/n3.json", SEED / "fidelity/agd.json"], ids=str
+    ("file", "fault"),
+    [
+        (MODEL / "reference.npz", "delete"),
+        (SEED / "metrics/agd/w2/n3.json", "truncate"),
+        (SEED / "fidelity/agd.json", "truncate"),
+        (SEED / "trajectories/guided/000000.zarr.json", "delete"),
+        (SEED / "trajectories/guided/000002.zarr.zip", "truncate"),
+    ],
 )
-def test_what_depends_on_a_bad_file_is_not_blamed(file, spoil):
-    spoil(file, "delete" if file.suffix == ".npz" else "truncate")
+def test_what_depends_on_a_bad_file_is_not_blamed(file, fault, spoil):
+    spoil(file, fault)
     assert [line.split(": ")[0] for line in bad_files().splitlines()] == [str(file)]
 
 
@@ -348,7 +356,7 @@ def test_what_is_bad_is_printed_and_fails(spoil, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert stop.value.code == 1
     (line,) = (line for line in lines if line.startswith(f"{path}: damaged"))
-    assert line.endswith(f"; delete it, then run: snakemake {path}")
+    assert line.endswith(f"; delete it, then run: snakemake --cores 1 {path}")
     assert " bad" in lines[-1]
 
 
@@ -526,7 +534,6 @@ def test_an_adapter_deleted_under_its_comparison_is_named():
 
 
 RECORDS = {name: Path(file) for name, (file, *_) in KINDS.items() if str(file).endswith(".json")}
-RECORDS |= {"adapter's cost": ADAPTER / "cost.json"}
 
 
 @pytest.mark.parametrize("name", RECORDS)
