@@ -39,6 +39,8 @@ KINDS = {
     "embedding": dict(kind="embedding", gain=True, hidden_size=256),
     "low_rank 16 and embedding": dict(kind="low_rank", embedding=True, gain=True, hidden_size=256, rank=16),
     "lora 16 and embedding": dict(kind="lora", embedding=True, gain=True, hidden_size=256, rank=16),
+    "lora 24 and embedding": dict(kind="lora", embedding=True, gain=True, hidden_size=256, rank=24),
+    "lora 32 and embedding": dict(kind="lora", embedding=True, gain=True, hidden_size=256, rank=32),
     "lora 64 and embedding": dict(kind="lora", embedding=True, gain=True, hidden_size=256, rank=64),
     "lora 16": dict(kind="lora", gain=True, rank=16),
 }
