@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -185,9 +186,9 @@ def test_what_verify_names_is_mended_by_what_it_says(finished, monkeypatch):
     assert verify.bad(finished / "results")[1] == {}
     shard.write_bytes(whole[:-1])
     (line,) = verify.bad(finished / "results")[1].values()
-    name = re.search("; delete it, then run: snakemake (.*)", line)[1]
+    words = shlex.split(re.search("; delete it, then run: snakemake (.*)", line)[1])
     shard.unlink()
-    snakemake(finished, "--cores", "1", "--configfile", finished / "study.yaml", targets=(name,))
+    snakemake(finished, "--configfile", finished / "study.yaml", targets=words)
     assert shard.read_bytes() == whole
     assert verify.bad(finished / "results")[1] == {}
     assert "Nothing to be done" in snakemake(finished, "-n", "--configfile", finished / "study.yaml").stdout
