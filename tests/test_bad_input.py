@@ -107,7 +107,7 @@ MISTAKES = {
         ("an enormous seed", "seeds: [18446744073709551616]", "seeds.0: 18446744073709551616 is too large; give at most 2^53"),
         ("a seed of hundreds of digits", f"seeds: [{'9' * 400}]", "seeds.0: a number of hundreds of digits is too large; give at most 2^53"),
         ("an enormous negative number", f"models: {{dit: {{train: {{steps: -{'9' * 30}}}}}}}", "models.dit.train.steps: -999999999999999999999999999999 is too large"),
-        ("steps in scientific notation", "models: {dit: {train: {steps: 1e30}}}", "models.dit.train.steps: '1e30' is not allowed; must be integer"),
+        ("steps in scientific notation", "models: {dit: {train: {steps: 1e30}}}", "models.dit.train.steps: 1000000000000000019884624838656 is too large; give at most 2^53"),
         ("steps as a power", "models: {dit: {train: {steps: 10^30}}}", "models.dit.train.steps: '10^30' is not allowed; must be integer"),
         ("more classes than any model has", "models: {dit: {sample: {class_labels: 0-99999999999}}}", "models.dit.sample.class_labels: '0-99999999999' is beyond the classes of any model"),
         ("a class beyond all", "models: {dit: {sample: {class_labels: '7,12345678'}}}", "'12345678' is beyond the classes of any model; give numbers below a million"),

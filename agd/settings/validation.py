@@ -9,6 +9,7 @@ import yaml
 
 from agd.runtime.errors import UserError
 from agd.settings.schema import schema
+from agd.settings.yaml_files import ODD_NUMBER
 
 
 def typed(value, spec: dict | None = None):
@@ -37,11 +38,13 @@ def _of_text(value: str, kinds: set[str]):
         return value
     if "string" in kinds:
         return None if value == "null" else value
+    if ODD_NUMBER.fullmatch(value):
+        return value  # 010 is 8 to YAML, and 1:30 is 90
     try:
         read = yaml.safe_load(value)
     except yaml.YAMLError:
         return value
-    if isinstance(read, str) and "number" in kinds:
+    if isinstance(read, str) and kinds & {"number", "integer"}:
         with contextlib.suppress(ValueError):
             return float(read)  # 1e-3, which YAML reads as text
     return value if isinstance(read, dict | list) else read

@@ -9,7 +9,7 @@ from agd.runtime.errors import UserError, one_line
 
 _MERGE = "tag:yaml.org,2002:merge"
 # Numbers that YAML 1.1 reads otherwise than people do: octal 010, and 1:30 as 90.
-_ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+)")
+ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+)")
 _LONGEST_NUMBER = 30
 
 
@@ -41,7 +41,7 @@ def _check(node, path, above: tuple) -> None:
     if any(node is one for one in above):
         raise UserError(f"{path}, line {node.start_mark.line + 1}: contains itself; write it out")
     if isinstance(node, yaml.ScalarNode):
-        odd = node.tag.endswith(":int") and node.style is None and _ODD_NUMBER.fullmatch(node.value)
+        odd = node.tag.endswith(":int") and node.style is None and ODD_NUMBER.fullmatch(node.value)
         if odd or (node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER):
             shown, line = node.value[:_LONGEST_NUMBER], node.start_mark.line + 1
             raise UserError(

@@ -87,14 +87,21 @@ def test_the_comparison_is_said_by_the_configuration():
 
 def test_text_from_the_command_line_becomes_what_the_schema_wants():
     given = {
-        "seeds": ["1", "2.0", 3.0],
+        "seeds": ["1", "2.0", 3.0, "4e0", "010", "1:30"],
         "models": {
             "dit": {"reference": "null", "train": {"steps": "5", "zero_init": "false", "learning_rate": "1e-3"}}
         },
         "defaults": {"sample": {"class_labels": "7"}},
     }
     read = validation.typed(given)
-    assert list(map(repr, read["seeds"])) == ["1", "2", "3"]  # they stand in paths
+    assert list(map(repr, read["seeds"])) == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "'010'",
+        "'1:30'",
+    ]  # they stand in paths; `check` refuses text
     assert read["models"]["dit"] == {
         "reference": None,
         "train": {"steps": 5, "zero_init": False, "learning_rate": 0.001},
