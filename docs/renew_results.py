@@ -19,6 +19,11 @@ IMAGES = PAGE.parent / "images"
 _LONG = 20  # rows; longer tables are folded
 
 
+def shown_tables(page: str) -> list[str]:
+    """Return the names of the tables that the page has marks for, in order."""
+    return re.findall(r"<!-- table ([\w-]+) -->", page)
+
+
 def between(page: str, name: str) -> tuple[int, int]:
     """Return where what stands between the marks of a name begins and ends, in the page."""
     first = page.index(f"<!-- {name} -->\n") + len(f"<!-- {name} -->\n")
@@ -67,7 +72,7 @@ def shown(folder: Path, name: str) -> str:
 
 def renewed(page: str, folder: Path | None) -> str:
     """Return the page with what stands between its marks made again."""
-    for name in re.findall(r"<!-- table ([\w-]+) -->", page) if folder else []:
+    for name in shown_tables(page) if folder else []:
         if (folder / f"{name}.json").is_file():
             page = filled(page, f"table {name}", shown(folder, name))
         else:

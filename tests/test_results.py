@@ -16,7 +16,7 @@ PAGE = renew_results.PAGE.read_text(encoding="utf-8")
 
 
 def test_every_table_is_shown_in_order():
-    names = re.findall(r"<!-- table ([\w-]+) -->", PAGE)
+    names = renew_results.shown_tables(PAGE)
     assert names == list(configuration.shipped()["tables"]["digits"])
     for name in names:
         assert "Stage versions: " in PAGE[slice(*renew_results.between(PAGE, f"table {name}"))], f"{name}: not shown"

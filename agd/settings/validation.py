@@ -57,6 +57,7 @@ def _whole(validator, pattern: str, instance, rules: dict):
 
 
 def _is_number(_, value) -> bool:
+    """JSON schema takes NaN and infinity for numbers, too. No setting means them."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
